@@ -580,7 +580,7 @@ def train_gan(**settings):
     images, labels, name = load_dataset(c.dataset, c.data_dir)
     loader = make_loader(images, labels, c.batch_size)
     if not len(loader):
-        raise ValueError(f"BATCH_SIZE is {c.batch_size}: allowed is up to {len(loader.dataset)} here")
+        raise ValueError(f"BATCH_SIZE is {c.batch_size}, but there are {len(loader.dataset)} images")
     shift = c.augment == "shift" or (c.augment == "auto" and loader.dataset.repeats > 1)
     gan = GAN(c, images.shape[1:], device, shift)
     data = f"{name}, {len(images)} images, checksum {zlib.crc32(images.numpy()):08x}"
@@ -608,7 +608,7 @@ def train_gan(**settings):
                     path.unlink()
     except KeyboardInterrupt:
         saved = ["nothing yet", *numbered(checkpoints, "epoch_", ".pth")][-1]
-        print(f"\nStopped in epoch {gan.epoch}. Saved: {saved}; the same command goes on by --resume")
+        print(f"\nStopped in epoch {gan.epoch}. Saved: {saved}. Add --resume to go on from there")
         raise
     final = checkpoints / "generator_final.pth"
     save_whole(final, functools.partial(torch.save, gan.G_ema.state_dict()))
