@@ -580,7 +580,7 @@ def train_gan(**settings):
     images, labels, name = load_dataset(c.dataset, c.data_dir)
     loader = make_loader(images, labels, c.batch_size)
     if not len(loader):
-        raise ValueError(f"BATCH_SIZE is {c.batch_size}, but there are {len(loader.dataset)} images")
+        raise ValueError(f"BATCH_SIZE is {c.batch_size}, of only {len(loader.dataset)} images")
     shift = c.augment == "shift" or (c.augment == "auto" and loader.dataset.repeats > 1)
     gan = GAN(c, images.shape[1:], device, shift)
     data = f"{name}, {len(images)} images, checksum {zlib.crc32(images.numpy()):08x}"
@@ -789,7 +789,6 @@ def build_parser():
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                     usage=f"python gan_mnist.py [{' | '.join(COMMANDS)}] [flags]",
                     allow_abbrev=False, argument_default=argparse.SUPPRESS)
-    parser.add_argument("command", nargs="?", choices=COMMANDS, default="train", help="[train]")
 
     def add(group, name, text):
         if RULES[name] is SWITCH:
@@ -816,9 +815,9 @@ def main(argv=None):
     """Run the command line -> exit code: 0, 1 failed, 2 wrong input, 130 stopped by Ctrl-C."""
     flags = [re.sub(r"(?<=^--)[\w-]+", lambda match: match[0].replace("-", "_"), flag)
              for flag in (sys.argv[1:] if argv is None else argv)]  # --batch-size is --batch_size
+    name = flags.pop(0) if flags and flags[0] in COMMANDS else "train"
     try:
         settings = vars(build_parser().parse_args(flags))
-        name = settings.pop("command")
         takes = inspect.signature(COMMANDS[name]).parameters if name != "train" else Config._fields
         for flag in settings.keys() - set(takes):
             raise ValueError(f"{name} takes no --{flag}; --help shows all flags")

@@ -14,18 +14,33 @@ sys.path.insert(0, str(ROOT))
 import gan_mnist
 
 TINY = {"g_hidden": (16,), "d_hidden": (16,), "latent_dim": 8, "batch_size": 100, "num_samples": 9}
-TINY_FLAGS = ["--g_hidden", "16", "--d_hidden", "16", "--latent_dim", "8", "--batch_size", "100",
-              "--num_samples", "9", "--data_dir", "digits"]
+TINY_FLAGS = [
+    "--g_hidden",
+    "16",
+    "--d_hidden",
+    "16",
+    "--latent_dim",
+    "8",
+    "--batch_size",
+    "100",
+    "--num_samples",
+    "9",
+    "--data_dir",
+    "digits",
+]
 EPOCH_IMAGES = 1000
 
 
 def idx_bytes(array):
     """uint8 tensor -> the content of an IDX file."""
-    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.numpy().tobytes()
+    return (
+        struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+        + array.numpy().tobytes()
+    )
 
 
 def write_mnist(folder, images, labels, name="MNIST"):
-    """Images (N, 28, 28) and labels (N,) uint8 -> the four files of a data set, test as training set."""
+    """Images (N, 28, 28), labels (N,) uint8 -> the files of a data set, test as training set."""
     raw = folder / name / "raw"
     raw.mkdir(parents=True)
     for part in ("train", "t10k"):
@@ -65,10 +80,16 @@ def train(folder):
 
 def start(*flags, **options):
     """Start the script in a process of its own, with epochs of 1,000 images."""
-    code = f"import sys, gan_mnist; gan_mnist.EPOCH_IMAGES = {EPOCH_IMAGES}; sys.exit(gan_mnist.main())"
+    code = f"import gan_mnist as g; g.EPOCH_IMAGES = {EPOCH_IMAGES}; raise SystemExit(g.main())"
     environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
-    return subprocess.Popen([sys.executable, "-u", "-c", code, *flags], env=environment, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+    return subprocess.Popen(
+        [sys.executable, "-u", "-c", code, *flags],
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **options,
+    )
 
 
 def finish(process):

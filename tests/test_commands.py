@@ -1,0 +1,306 @@
+"""Commands and flags: what people type does what they mean, or one line says why not."""
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tomllib
+import torch
+from conftest import ROOT, TINY_FLAGS, fails
+from PIL import Image
+
+import gan_mnist
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SCRIPT = (ROOT / "gan_mnist.py").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def trained(train, capsys):
+    """A folder with a finished run of the tiny networks in the default folders."""
+    train(epochs=2, samples_dir="generated_samples", checkpoint_dir="checkpoints")
+    capsys.readouterr()
+
+
+# ── settings ──
+
+
+def test_every_constant_is_a_flag_and_a_setting_with_a_comment_and_a_line_of_help(capsys):
+    top = SCRIPT.split("# ── Hyperparameters")[1].split("# ── Data")[0]
+    constants = re.findall(r"^([A-Z][A-Z0-9_]*) = .+  # \S.+$", top, re.MULTILINE)
+    assert {name.lower() for name in constants} == set(gan_mnist.Config._fields)
+    with pytest.raises(SystemExit) as stop:
+        gan_mnist.main(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert [name for name in constants if f"--{name.lower()} " not in text] == []
+
+
+WRONG = [
+    ("epochs", 0),
+    ("epochs", 2.5),
+    ("epochs", "many"),
+    ("epochs", None),
+    ("epochs", float("nan")),
+    ("batch_size", 1),
+    ("latent_dim", -1),
+    ("learning_rate_g", "fast"),
+    ("learning_rate_d", float("nan")),
+    ("learning_rate_g", -1e-3),
+    ("beta1", 1.0),
+    ("beta2", 1),
+    ("ema_decay", 1.0),
+    ("dropout", 1),
+    ("label_smoothing", 0.6),
+    ("grad_clip", -1),
+    ("lr_decay_start", -1),
+    ("seed", -1),
+    ("dataset", "mnits"),
+    ("device", "gpu"),
+    ("precision", "fp16"),
+    ("augment", True),
+    ("g_hidden", ()),
+    ("g_hidden", 512),
+    ("d_hidden", (512, 0)),
+    ("d_hidden", (512, "x")),
+    ("d_hidden", "512"[:0]),
+    ("data_dir", 7),
+    ("samples_dir", None),
+    ("save_every", 0),
+    ("keep_checkpoints", -1),
+    ("num_samples", 0),
+    ("resume", "yes"),
+    ("overwrite", 1.5),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG)
+def test_a_wrong_constant_is_one_line_that_names_it_and_what_is_allowed(
+    folder, capsys, monkeypatch, name, value
+):
+    monkeypatch.setattr(gan_mnist, name.upper(), value)
+    code, line = fails(capsys)
+    assert code == 2
+    assert f"{name.upper()} (--{name}) is {value!r}: allowed is " in line
+    assert len(line.split("allowed is ")[1]) > 3
+    assert not (folder / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--epochs", "0"],
+        ["--epochs", "1.5"],
+        ["--epochs"],
+        ["--epoch", "4"],
+        ["--learning-rate-g=much"],
+        ["--d_hidden", "512", "x"],
+        ["--d_hidden"],
+        ["--dataset", "cifar"],
+        ["--g_hidden=0"],
+        ["train", "--nonsense"],
+        ["genrate"],
+        ["--resume", "--overwrite"],
+        ["--seed", "1e99"],
+        ["--beta1", "inf"],
+        ["--device", "CUDA"],
+    ],
+)
+def test_a_wrong_flag_is_one_line_with_exit_code_2(folder, capsys, flags):
+    code, line = fails(capsys, *flags)
+    assert code == 2
+    name = (
+        max(flags, key=lambda flag: (flag.startswith("--"), len(flag)))
+        .lstrip("-")
+        .partition("=")[0]
+    )
+    assert name.replace("-", "_").upper() in line.upper()
+    assert not (folder / "checkpoints").exists()
+
+
+def test_an_edited_constant_in_a_copy_of_the_script_is_obeyed_or_refused(folder):
+    (folder / "data").mkdir()
+    (folder / "data/mnist_5k.png").write_bytes(gan_mnist.BUNDLE.read_bytes())
+    edited = SCRIPT.replace('DATASET = "mnist"', 'DATASET = "mnist_5k"').replace(
+        "EPOCHS = 40", "EPOCHS = 1"
+    )
+    edited = edited.replace("(256, 512, 1024)", "(16,)").replace("(1024, 512)", "(16,)")
+    edited = edited.replace("BATCH_SIZE = 256", "BATCH_SIZE = 1000")
+    for script, expected in ((edited, 0), (edited.replace("BETA1 = 0.0", "BETA1 = 1.0"), 2)):
+        (folder / "gan_mnist.py").write_text(script, encoding="utf-8")
+        done = subprocess.run(
+            [sys.executable, "gan_mnist.py"], cwd=folder, text=True, capture_output=True
+        )
+        assert done.returncode == expected, done.stderr
+    assert done.stderr == "error: BETA1 (--beta1) is 1.0: allowed is a number from 0 to 0.9999\n"
+    G = gan_mnist.load_generator(folder / "checkpoints/generator_final.pth")
+    assert (G.hidden, G.about["epochs"]) == ([16], 1)
+    assert G.about["data"].startswith("mnist_5k, 5000 images")
+
+
+def test_dashes_and_underscores_lists_and_equal_signs_all_work(folder):
+    code = gan_mnist.main(
+        [
+            "train",
+            *TINY_FLAGS,
+            "--epochs=1",
+            "--batch-size",
+            "500",
+            "--d-hidden",
+            "12",
+            "10",
+            "--checkpoint-dir=some-where",
+        ]
+    )
+    assert code == 0
+    state = gan_mnist.load_weights("some-where/epoch_0001.pth")
+    assert state["config"]["batch_size"] == 500
+    assert state["config"]["d_hidden"] == (12, 10)
+
+
+def test_train_gan_refuses_an_unknown_setting_by_name():
+    with pytest.raises(ValueError, match=r"no setting epoch, but there are .*epochs"):
+        gan_mnist.train_gan(epoch=3)
+
+
+def test_a_device_that_is_not_there_is_refused(folder, capsys):
+    missing = "mps" if not torch.backends.mps.is_available() else "cuda"
+    code, line = fails(capsys, "--device", missing)
+    assert (code, f"DEVICE is {missing}" in line) == (2, True)
+
+
+# ── generate ──
+
+
+def test_generate_draws_what_the_generator_draws_for_that_seed(trained, folder, capsys):
+    assert gan_mnist.main("generate --num_samples 16 --seed 7 --separate".split()) == 0
+    assert "generated_samples/generated_seed_7.png" in capsys.readouterr().out
+    images = gan_mnist.to_uint8(
+        gan_mnist.load_generator("checkpoints/generator_final.pth").sample(16, seed=7)
+    )
+    singles = sorted((folder / "generated_samples/generated_seed_7").iterdir())
+    assert [p.name for p in singles] == [f"{number:04d}.png" for number in range(1, 17)]
+    for image, path in zip(images, singles, strict=True):
+        assert np.array_equal(np.array(Image.open(path)), image[0].numpy())
+    grid = np.array(Image.open(folder / "generated_samples/generated_seed_7.png"))
+    assert np.array_equal(grid[32:60, 62:90], images[6, 0].numpy())
+
+
+def test_generate_takes_a_checkpoint_as_well_and_the_newest_before_there_is_a_final_one(
+    trained, folder
+):
+    final = folder / "checkpoints/generator_final.pth"
+    picture = folder / "generated_samples/generated_seed_0.png"
+    pictures = []
+    for flags in (
+        [],
+        ["--model_path", str(final)],
+        ["--model_path", "checkpoints/epoch_0002.pth"],
+        "newest",
+        ["--model_path", "checkpoints/epoch_0001.pth"],
+    ):
+        if flags == "newest":
+            final.unlink()
+            flags = []
+        assert gan_mnist.main(["generate", *flags]) == 0
+        pictures.append(picture.read_bytes())
+    assert pictures[0] == pictures[1] == pictures[2] == pictures[3] != pictures[4]
+
+
+def test_interpolation_walks_from_point_to_point_on_the_shell_of_the_noise(trained, folder):
+    assert gan_mnist.main("generate --interpolate --num_samples 3 --seed 1".split()) == 0
+    grid = np.array(Image.open(folder / "generated_samples/interpolation_seed_1.png"))
+    assert grid.shape == (3 * 30 + 2, 10 * 30 + 2)
+    points = gan_mnist.to_uint8(
+        gan_mnist.load_generator("checkpoints/generator_final.pth").sample(4, seed=1)
+    )
+    for row in range(3):
+        for column, point in ((0, row), (9, row + 1)):
+            tile = grid[2 + 30 * row : 30 + 30 * row, 2 + 30 * column : 30 + 30 * column]
+            assert np.abs(tile.astype(int) - points[point, 0].numpy()).max() <= 1
+    assert not np.array_equal(grid[:, 2:30], grid[:, 152:180])
+
+
+def test_show_opens_the_picture_with_matplotlib(trained, monkeypatch):
+    from matplotlib import pyplot
+
+    shown = []
+    monkeypatch.setattr(
+        pyplot, "show", lambda: shown.append(pyplot.gca().get_images()[0].get_array().shape)
+    )
+    assert gan_mnist.main(["generate", "--show"]) == 0
+    assert shown == [(242, 242)]
+
+
+def test_generate_without_a_model_says_how_to_get_one(folder, capsys):
+    code, line = fails(capsys, "generate")
+    assert code == 2
+    assert "no generator in checkpoints" in line and "python gan_mnist.py" in line
+    code, line = fails(capsys, "generate", "--model_path", "missing.pth")
+    assert (code, line) == (2, "error: missing.pth does not exist")
+
+
+def test_generate_refuses_what_is_no_generator_in_one_line(trained, folder, capsys):
+    final = folder / "checkpoints/generator_final.pth"
+    content = final.read_bytes()
+    other = folder / "other.pth"
+    for write, words in (
+        (lambda: other.write_bytes(b""), "damaged"),
+        (lambda: other.write_bytes(content[:-100]), "damaged"),
+        (lambda: torch.save([1, 2], other), "damaged, or holds more or other"),
+        (lambda: torch.save({"weight": torch.ones(3)}, other), "holds no generator"),
+        (lambda: torch.save(gan_mnist.Discriminator().state_dict(), other), "holds no generator"),
+    ):
+        write()
+        code, line = fails(capsys, "generate", "--model_path", "other.pth")
+        assert code == 2
+        assert "other.pth" in line and words in line
+
+
+def test_generate_takes_no_flag_of_training(trained, capsys):
+    code, line = fails(capsys, "generate", "--epochs", "3")
+    assert (code, line) == (2, "error: generate takes no --epochs; --help shows all flags")
+
+
+# ── what the README says ──
+
+
+def test_the_notebook_lines_of_the_readme_run_as_they_stand(folder):
+    gan_mnist.train_gan(epochs=1, data_dir="digits", batch_size=500)
+    snippets = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert any("generator.load_state_dict(torch.load(" in snippet for snippet in snippets)
+    assert any("load_generator(" in snippet for snippet in snippets)
+    for snippet in snippets:
+        names = {}
+        exec(snippet, names)
+        assert names["images"].shape == (64, 1, 28, 28)
+        assert names["images"].abs().max() <= 1
+
+
+def test_requirements_in_the_script_equal_requirements_txt():
+    block = re.search(r"# /// script\n(.*?)# ///", SCRIPT, re.DOTALL)[1]
+    metadata = tomllib.loads(re.sub(r"^# ?", "", block, flags=re.MULTILINE))
+    requirements = (ROOT / "requirements.txt").read_text().split()
+    assert metadata["dependencies"] == requirements
+    assert [re.match(r"\w+", line)[0] for line in requirements] == [
+        "torch",
+        "torchvision",
+        "numpy",
+        "matplotlib",
+        "pillow",
+        "tqdm",
+    ]
+
+
+def test_readme_has_the_two_commands_and_names_every_constant():
+    assert "\npip install -r requirements.txt && python gan_mnist.py\n" in README
+    assert "\npip install -r tests/requirements.txt && python -m pytest\n" in README
+    assert [name for name in gan_mnist.Config._fields if f"`{name.upper()}`" not in README] == []
+
+
+def test_the_script_stays_within_1000_lines_and_loads_weights_only():
+    assert len(SCRIPT.splitlines()) <= 1000
+    loads = re.findall(r"torch\.load\(.*", SCRIPT)
+    assert loads and all("weights_only=True" in call for call in loads)

@@ -1,0 +1,105 @@
+"""Networks: the shapes, sizes and modes that people expect."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+from torch import nn
+
+from gan_mnist import Discriminator, Generator
+
+
+def count(network):
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_generator_is_100_256_512_1024_784_with_batchnorm_and_relu():
+    G = Generator(latent_dim=100)
+    hidden = [nn.Linear, nn.BatchNorm1d, nn.ReLU]
+    assert [type(layer) for layer in G.layers] == hidden * 3 + [nn.Linear, nn.Tanh]
+    by_hand = 101 * 256 + 257 * 512 + 513 * 1024 + 1025 * 784 + 2 * (256 + 512 + 1024)
+    assert count(G) == by_hand == 1_489_936
+
+
+def test_classic_discriminator_is_784_512_256_1_with_leaky_relu_and_dropout():
+    D = Discriminator(hidden=(512, 256), dropout=0.3)
+    hidden = [nn.Linear, nn.LeakyReLU, nn.Dropout]
+    assert [type(layer) for layer in D.layers] == [nn.Flatten, *hidden, *hidden, nn.Linear]
+    assert [layer.p for layer in D.layers if isinstance(layer, nn.Dropout)] == [0.3, 0.3]
+    assert [layer.negative_slope for layer in D.layers if isinstance(layer, nn.LeakyReLU)] == [
+        0.2,
+        0.2,
+    ]
+    assert count(D) == 785 * 512 + 513 * 256 + 257 == 533_505
+
+
+def test_z_becomes_images_in_the_range_of_tanh_and_images_become_one_logit_each():
+    torch.manual_seed(0)
+    images = Generator(latent_dim=100)(100 * torch.randn(64, 100))
+    assert images.shape == (64, 1, 28, 28)
+    assert images.abs().max() <= 1
+    logits = Discriminator()(images)
+    assert logits.shape == (64,)
+    probabilities = torch.sigmoid(logits)
+    assert ((probabilities > 0) & (probabilities < 1)).all()
+
+
+def test_other_sizes_follow_from_the_arguments():
+    G = Generator(latent_dim=7, hidden=(5,), image_shape=(3, 8, 6))
+    images = G(torch.randn(4, 7))
+    assert images.shape == (4, 3, 8, 6)
+    assert Discriminator(hidden=(5, 4, 3), image_shape=(3, 8, 6))(images).shape == (4,)
+
+
+def test_a_given_z_draws_the_same_picture_alone_and_in_a_batch_of_64():
+    torch.manual_seed(0)
+    G = Generator()
+    for _ in range(5):
+        G(torch.randn(64, 100))  # gives BatchNorm statistics that are not the initial ones
+    G.eval()
+    z = torch.randn(64, 100)
+    with torch.no_grad():
+        together = G(z)
+        alone = torch.cat([G(each.unsqueeze(0)) for each in z])
+    assert torch.allclose(alone, together, atol=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_sampling_uses_eval_mode_depends_on_the_seed_alone_and_leaves_no_trace(training):
+    G = Generator().train(training)
+    before = {name: tensor.clone() for name, tensor in G.state_dict().items() if "layers" in name}
+    torch.manual_seed(1)
+    next_random = torch.rand(1)
+    torch.manual_seed(1)
+    first = G.sample(5, seed=3)
+    assert torch.equal(torch.rand(1), next_random)
+    assert torch.equal(first, G.sample(5, seed=3))
+    assert not torch.equal(first, G.sample(5, seed=4))
+    assert not torch.equal(G.sample(5), G.sample(5))
+    assert G.training is training
+    assert not first.requires_grad
+    with torch.no_grad():
+        assert torch.equal(
+            first, G.eval()(torch.randn(5, 100, generator=torch.Generator().manual_seed(3)))
+        )
+    assert all(torch.equal(before[name], G.state_dict()[name]) for name in before)
+
+
+def test_importing_prints_nothing_writes_nothing_and_loads_nothing_heavy(tmp_path):
+    code = (
+        "import sys, torch; before = set(sys.modules); import gan_mnist; "
+        "print({m.partition('.')[0] for m in set(sys.modules) - before} & "
+        "{'torchvision', 'matplotlib', 'scipy', 'tensorboard'})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", code],
+        cwd=tmp_path,
+        text=True,
+        check=True,
+        capture_output=True,
+        env={"PYTHONPATH": str(ROOT)},
+    )
+    assert (done.stdout, done.stderr) == ("set()\n", "")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,107 @@
+"""Output: pictures and tables say what is in the numbers."""
+
+import csv
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import gan_mnist
+
+
+def test_grid_holds_each_image_at_its_place_in_a_fixed_range(tmp_path):
+    images = torch.linspace(-1, 1, 9).view(9, 1, 1, 1).expand(9, 1, 28, 28)
+    gan_mnist.save_grid(tmp_path / "grid.png", images)
+    with Image.open(tmp_path / "grid.png") as picture:
+        assert picture.mode == "L"
+        pixels = np.array(picture)
+    assert pixels.shape == (92, 92)  # three images and four borders of 2 pixels
+    for number, image in enumerate(images):
+        row, column = divmod(number, 3)
+        tile = pixels[2 + 30 * row : 30 + 30 * row, 2 + 30 * column : 30 + 30 * column]
+        assert (tile == round((image[0, 0, 0].item() + 1) * 127.5)).all()
+    pixels[2:30, 2:30] = pixels[2:30, 32:60] = pixels[2:30, 62:90] = 0
+    assert (pixels[:32] == 0).all()
+
+
+def test_grid_of_dim_images_stays_dim(tmp_path):
+    gan_mnist.save_grid(tmp_path / "grid.png", torch.full((4, 1, 28, 28), -0.5))
+    assert np.array(Image.open(tmp_path / "grid.png")).max() == 64
+
+
+def test_colour_images_keep_their_colours(tmp_path):
+    red = torch.tensor([1.0, -1.0, -1.0]).view(1, 3, 1, 1).expand(4, 3, 8, 8)
+    gan_mnist.save_grid(tmp_path / "grid.png", red)
+    assert Image.open(tmp_path / "grid.png").getpixel((5, 5)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("pictures", "frames"), [(1, 1), (3, 3), (200, 200), (201, 101), (450, 150)]
+)
+def test_gif_shows_at_most_200_pictures_in_order_and_ends_with_the_last(tmp_path, pictures, frames):
+    paths = [tmp_path / f"{number}.png" for number in range(pictures)]
+    for number, path in enumerate(paths):
+        Image.new("L", (4, 4), number // 2).save(path)
+    gan_mnist.save_gif(tmp_path / "training.gif", paths)
+    levels = []
+    with Image.open(tmp_path / "training.gif") as gif:
+        shown = 0
+        while True:
+            levels.append(gif.convert("L").getpixel((0, 0)))
+            shown += gif.info["duration"]
+            try:
+                gif.seek(gif.tell() + 1)
+            except EOFError:
+                break
+    assert levels == sorted(levels)
+    assert levels[-1] == (pictures - 1) // 2
+    assert shown == 120 * (frames - 1) + 2000  # equal neighbours are merged, their times are kept
+
+
+def test_csv_is_read_back_as_it_was_written(tmp_path):
+    history = [{"epoch": 1, "loss": 0.1 + 0.2}, {"epoch": 2, "loss": 1e-30}]
+    gan_mnist.save_csv(tmp_path / "history.csv", history)
+    with (tmp_path / "history.csv").open() as file:
+        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    assert rows == history
+
+
+def test_curves_are_a_picture_of_both_losses(tmp_path):
+    flat = [{"epoch": n, "d_loss": 1.0, "g_loss": 1.0} for n in range(1, 9)]
+    steep = [{"epoch": n, "d_loss": n, "g_loss": 9.0 - n} for n in range(1, 9)]
+    for name, history in (("flat", flat), ("steep", steep)):
+        gan_mnist.save_curves(tmp_path / f"{name}.png", history)
+    flat, steep = (
+        np.array(Image.open(tmp_path / f"{name}.png").convert("RGB")) for name in ("flat", "steep")
+    )
+    assert flat.shape == steep.shape == (540, 960, 3)
+
+    def height(pixels, color):
+        rows = np.flatnonzero((pixels == color).all(2).sum(1))
+        return rows.max() - rows.min()
+
+    blue, orange = (31, 119, 180), (255, 127, 14)
+    assert height(steep, blue) > 300 and height(steep, orange) > 300
+
+
+@pytest.mark.parametrize("stop_at", ["write", "replace"])
+def test_a_file_is_replaced_whole_or_left_as_it_was(tmp_path, monkeypatch, stop_at):
+    path = tmp_path / "file.bin"
+    gan_mnist.save_whole(path, lambda file: file.write(b"old"))
+
+    def broken(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        if stop_at == "replace":
+            patch.setattr(os, "replace", broken)
+        else:
+            patch.setattr("pathlib.Path.write_bytes", broken)
+        with pytest.raises(OSError, match=r"cannot write .*file.bin \(No space left on device\)"):
+            gan_mnist.save_whole(path, lambda file: file.write(b"new"))
+    assert [p.name for p in tmp_path.iterdir()] == ["file.bin"]
+    assert path.read_bytes() == b"old"
+    gan_mnist.save_whole(path, lambda file: file.write(b"new"))
+    assert path.read_bytes() == b"new"

@@ -1,0 +1,445 @@
+"""Training: the step is the paper's, and nothing that a run has earned is lost."""
+
+import copy
+import csv
+import random
+import resource
+import signal
+import time
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import TINY, TINY_FLAGS, fails, finish, same_tensors, start
+
+import gan_mnist
+
+
+def make_gan(shift=False, **settings):
+    config = gan_mnist.make_config(**{**TINY, "device": "cpu", "precision": "fp32", **settings})
+    return gan_mnist.GAN(config, (1, 28, 28), torch.device("cpu"), shift)
+
+
+def real_batches(digits, number):
+    return gan_mnist.to_float(digits[0].unsqueeze(1)).split(100)[:number]
+
+
+# ── the step ──
+
+
+def test_training_equals_the_textbook_loop(digits):
+    """Against a second way: separate passes for real and fake, BCELoss on sigmoids, plain Adam."""
+    gan = make_gan(beta1=0.5, d_hidden=(32, 16))
+    G, D = copy.deepcopy(gan.G), copy.deepcopy(gan.D)
+    optimizer_g = torch.optim.Adam(G.parameters(), 1e-3, betas=(0.5, 0.999))
+    optimizer_d = torch.optim.Adam(D.parameters(), 5e-4, betas=(0.5, 0.999))
+    ones, zeros = torch.ones(100), torch.zeros(100)
+    for number, real in enumerate(real_batches(digits, 5)):
+        torch.manual_seed(number)
+        d_loss, g_loss, accuracy = gan.train_step(real)
+
+        torch.manual_seed(number)
+        fake = G(torch.randn(100, 8))
+        on_real, on_fake = torch.sigmoid(D(real)), torch.sigmoid(D(fake.detach()))
+        loss_d = F.binary_cross_entropy(on_real, ones) + F.binary_cross_entropy(on_fake, zeros)
+        optimizer_d.zero_grad()
+        loss_d.backward()
+        optimizer_d.step()
+        loss_g = F.binary_cross_entropy(torch.sigmoid(D(fake)), ones)
+        optimizer_g.zero_grad()
+        loss_g.backward()
+        optimizer_g.step()
+
+        assert d_loss.item() == pytest.approx(loss_d.item(), rel=1e-4)
+        assert g_loss.item() == pytest.approx(loss_g.item(), rel=1e-4)
+        right = ((on_real > 0.5).sum() + (on_fake <= 0.5).sum()) / 200
+        assert accuracy.item() == pytest.approx(right.item())
+    for ours, theirs in zip(gan.D.parameters(), D.parameters(), strict=True):
+        assert torch.allclose(ours, theirs, atol=2e-5)
+    z = torch.randn(
+        100, 8
+    )  # G's biases before BatchNorm have no effect and drift with the rounding
+    assert torch.allclose(gan.G(z), G(z), atol=2e-4)
+
+
+def test_each_step_moves_its_own_network_alone(digits):
+    gan = make_gan()
+    d_before, g_before = copy.deepcopy(gan.D.state_dict()), copy.deepcopy(gan.G.state_dict())
+    fake = gan.G(torch.randn(50, 8))
+    gan_mnist.descend(gan_mnist.generator_loss(gan.D(fake)), gan.optimizer_g)
+    assert same_tensors(gan.D.state_dict(), d_before)
+    assert all(parameter.grad is None for parameter in gan.D.parameters())
+    moved = [
+        name
+        for name in g_before
+        if "weight" in name and not torch.equal(gan.G.state_dict()[name], g_before[name])
+    ]
+    assert len(moved) == 3  # Linear, BatchNorm, Linear
+
+
+def test_grad_clip_limits_the_norm_of_the_gradient():
+    parameter = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    gan_mnist.descend((10 * parameter).sum(), optimizer, grad_clip=0.5)
+    assert parameter.grad.norm().item() == pytest.approx(0.5, rel=1e-4)
+
+
+def test_average_of_g_is_the_exponential_average_of_weights_and_batchnorm_statistics(digits):
+    gan = make_gan(ema_decay=0.5)
+    expected = copy.deepcopy(gan.G_ema.state_dict())
+    for steps, real in enumerate(real_batches(digits, 9), 1):
+        gan.train_step(real)
+        decay = min(0.5, (1 + steps) / (10 + steps))
+        for name, value in gan.G.state_dict().items():
+            if name != "_extra_state":
+                expected[name] = decay * expected[name] + (1 - decay) * value
+    for name, value in gan.G_ema.state_dict().items():
+        if "num_batches" not in name and name != "_extra_state":
+            assert torch.allclose(value, expected[name], atol=1e-6), name
+    assert gan.G_ema.layers[1].num_batches_tracked == 9
+
+
+def test_shifts_reach_real_and_fake_alike(digits, monkeypatch):
+    shifted = []
+    monkeypatch.setattr(
+        gan_mnist, "random_shift", lambda images: shifted.append(len(images)) or images
+    )
+    make_gan(shift=True).train_step(real_batches(digits, 1)[0])
+    assert shifted == [200, 100]  # D sees real and fake, then G's step the same fakes
+
+
+def test_bf16_training_stays_close_to_fp32(digits):
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        gan = make_gan(precision=precision)
+        torch.manual_seed(0)
+        losses[precision] = torch.stack([gan.train_step(real) for real in real_batches(digits, 5)])
+        assert all(p.dtype == torch.float32 for p in [*gan.G.parameters(), *gan.D.parameters()])
+    assert not torch.equal(losses["fp32"], losses["bf16"])
+    assert torch.allclose(losses["fp32"][:, :2], losses["bf16"][:, :2], atol=0.05)
+
+
+def test_learning_rates_fall_as_lr_decay_start_over_epoch_whatever_epochs_is(train, monkeypatch):
+    rates = []
+    original = gan_mnist.GAN.train_step
+
+    def note_rate(self, real):
+        rates.append(
+            (
+                self.epoch,
+                self.optimizer_g.param_groups[0]["lr"],
+                self.optimizer_d.param_groups[0]["lr"],
+            )
+        )
+        return original(self, real)
+
+    monkeypatch.setattr(gan_mnist.GAN, "train_step", note_rate)
+    train(epochs=4, lr_decay_start=2, learning_rate_g=0.01, learning_rate_d=0.1, batch_size=1000)
+    expected = [(1, 0.01, 0.1), (2, 0.01, 0.1), (3, 0.02 / 3, 0.2 / 3), (4, 0.005, 0.05)]
+    assert [pytest.approx(row) for row in expected] == rates
+
+
+def test_samples_come_close_to_the_digits_in_mean_and_spread_of_every_pixel(digits):
+    real = gan_mnist.to_float(digits[0].unsqueeze(1))
+    gan = make_gan(
+        latent_dim=32, g_hidden=(128,), d_hidden=(128,), learning_rate_g=2e-3, learning_rate_d=1e-3
+    )
+    distances = []
+    for step in range(601):
+        torch.manual_seed(step)
+        if step in (0, 600):
+            drawn = gan.G_ema.sample(1000, seed=0)
+            distances += [
+                (drawn.mean(0) - real.mean(0)).abs().mean(),
+                (drawn.std(0) - real.std(0)).abs().mean(),
+            ]
+        gan.train_step(real[torch.randperm(1000)[:100]])
+    assert distances[0] > 0.7 and distances[1] > 0.3
+    assert distances[2] < 0.1 and distances[3] < 0.15
+
+
+# ── the files of a run ──
+
+
+def test_every_epoch_writes_a_grid_a_row_and_a_checkpoint_and_the_end_the_rest(train, folder):
+    generator, history = train(epochs=5, keep_checkpoints=2)
+    assert sorted(p.name for p in (folder / "samples").iterdir()) == [
+        *(f"epoch_{n:04d}.png" for n in range(1, 6)),
+        "loss_curves.png",
+        "real_samples.png",
+        "training.gif",
+    ]
+    assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == [
+        "epoch_0004.pth",
+        "epoch_0005.pth",
+        "generator_final.pth",
+        "history.csv",
+    ]
+    with (folder / "checkpoints/history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [{key: float(value) for key, value in row.items()} for row in rows] == history
+    assert [row["epoch"] for row in history] == [1, 2, 3, 4, 5]
+    loaded = gan_mnist.load_generator("checkpoints/generator_final.pth")
+    assert torch.equal(loaded.sample(4, seed=1), generator.sample(4, seed=1))
+    assert loaded.about["data"].startswith("mnist, 1000 images")
+    assert loaded.about["epochs"] == 5
+
+
+def test_save_every_and_the_last_epoch_get_checkpoints(train, folder):
+    train(epochs=5, save_every=2, keep_checkpoints=0)
+    assert [p.name for p in gan_mnist.numbered(folder / "checkpoints", "epoch_", ".pth")] == [
+        "epoch_0002.pth",
+        "epoch_0004.pth",
+        "epoch_0005.pth",
+    ]
+
+
+def assert_same_run(a, b):
+    """All files of two runs are the same to the byte, but for times and the names of folders."""
+    names = {p.relative_to(a) for p in a.rglob("*") if p.is_file()}
+    assert names == {p.relative_to(b) for p in b.rglob("*") if p.is_file()}
+    assert not [name for name in names if name.suffix == ".part"]
+    for name in names:
+        if name.suffix == ".csv":
+            rows_a, rows_b = (list(csv.DictReader((x / name).open())) for x in (a, b))
+            timeless = ("epoch", "d_loss", "g_loss", "d_accuracy")
+            assert [[r[k] for k in timeless] for r in rows_a] == [
+                [r[k] for k in timeless] for r in rows_b
+            ]
+        elif name.name.startswith("epoch_") and name.suffix == ".pth":
+            state_a, state_b = gan_mnist.load_weights(a / name), gan_mnist.load_weights(b / name)
+            for key in ("G", "D", "G_ema", "optimizer_g", "optimizer_d", "epoch", "steps", "data"):
+                assert same_tensors(state_a[key], state_b[key]), (name, key)
+        else:
+            assert (a / name).read_bytes() == (b / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    "extra", [{}, {"dropout": 0.3, "augment": "shift", "grad_clip": 1.0, "save_every": 3}]
+)
+def test_2_epochs_resumed_to_5_equal_5_at_once_bit_for_bit(train, folder, extra):
+    train(epochs=5, out="at_once", **extra)
+    train(epochs=2, out="resumed", **extra)
+    torch.rand(17)  # whatever happens in between does not matter
+    train(epochs=5, out="resumed", resume=True, **{**extra, "lr_decay_start": 20})
+    if "save_every" in extra:  # the run of two epochs kept its last one, which is no third
+        (folder / "resumed/checkpoints/epoch_0002.pth").unlink()
+    assert_same_run(folder / "at_once", folder / "resumed")
+
+
+def test_resuming_a_finished_run_writes_its_final_files_again(train, folder):
+    train(epochs=2)
+    final = folder / "checkpoints/generator_final.pth"
+    content = final.read_bytes()
+    final.unlink()
+    train(epochs=2, resume=True)
+    assert final.read_bytes() == content
+
+
+def test_resume_without_a_checkpoint_starts_and_says_so(train, capsys):
+    _, history = train(epochs=1, resume=True)
+    assert len(history) == 1
+    assert "No checkpoint in checkpoints yet: starting with epoch 1" in capsys.readouterr().out
+
+
+def damage(path, how):
+    content = path.read_bytes()
+    middle = len(content) // 2
+    path.write_bytes(
+        {
+            "empty": b"",
+            "truncated": content[:middle],
+            "text": b"hello",
+            "shorter by a byte": content[:-1],
+            "a flipped bit": content[:middle]
+            + bytes([content[middle] ^ 1])
+            + content[middle + 1 :],
+        }[how]
+    )
+
+
+@pytest.mark.parametrize(
+    "how", ["empty", "truncated", "text", "shorter by a byte", "a flipped bit"]
+)
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_used(
+    train, folder, capsys, how
+):
+    train(epochs=4, out="at_once")
+    train(epochs=3, out="resumed")
+    damage(folder / "resumed/checkpoints/epoch_0003.pth", how)
+    train(epochs=4, out="resumed", resume=True)
+    out = capsys.readouterr().out
+    assert "WARNING: resumed/checkpoints/epoch_0003.pth is damaged" in out
+    assert "Going on from resumed/checkpoints/epoch_0002.pth" in out
+    assert_same_run(folder / "at_once", folder / "resumed")
+
+
+def test_when_all_checkpoints_are_damaged_resume_stops_and_deletes_nothing(train, folder):
+    train(epochs=2)
+    for path in (folder / "checkpoints").glob("epoch_*.pth"):
+        damage(path, "truncated")
+    with pytest.raises(ValueError, match=r"none in checkpoints is whole"):
+        train(epochs=3, resume=True)
+    assert len(list((folder / "checkpoints").glob("epoch_*.pth"))) == 2
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("code in a checkpoint was run",)
+
+
+def test_code_in_a_checkpoint_is_refused_and_not_run(train, folder, capsys):
+    train(epochs=1)
+    torch.save({"epoch": Evil()}, folder / "checkpoints/epoch_0001.pth")
+    with pytest.raises(ValueError, match=r"none in checkpoints is whole"):
+        train(epochs=2, resume=True)
+    with pytest.raises(ValueError, match=r"epoch_0001.pth is damaged, or holds more or other"):
+        gan_mnist.load_generator("checkpoints/epoch_0001.pth")
+    assert "code in a checkpoint was run" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("change", [{"g_hidden": (16, 16)}, {"d_hidden": (8,)}, {"latent_dim": 9}])
+def test_resume_with_another_network_is_refused_by_the_name_of_the_constant(train, change):
+    train(epochs=1)
+    (name,) = change
+    with pytest.raises(ValueError, match=f"trained with {name.upper()} .* now it is .*"):
+        train(epochs=2, resume=True, **change)
+
+
+def test_resume_with_other_data_is_refused(train, folder):
+    train(epochs=1)
+    path = folder / "digits/MNIST/raw/train-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:-1] + b"\7")
+    with pytest.raises(ValueError, match=r"trained with DATA mnist, 1000 images"):
+        train(epochs=2, resume=True)
+    with pytest.raises(ValueError, match=r"DATA mnist, .* now it is mnist_5k, 5000 images"):
+        train(epochs=2, resume=True, dataset="mnist_5k")
+
+
+def test_resume_to_fewer_epochs_than_done_is_refused(train):
+    train(epochs=2)
+    with pytest.raises(ValueError, match=r"EPOCHS is 1, but checkpoints/epoch_0002.pth has done 2"):
+        train(epochs=1, resume=True)
+
+
+def test_resume_with_another_learning_rate_goes_on_and_says_so(train, capsys):
+    train(epochs=1)
+    train(epochs=2, resume=True, learning_rate_g=0.5)
+    changes = [line for line in capsys.readouterr().out.splitlines() if "Changed" in line]
+    assert changes == ["Changed since checkpoints/epoch_0001.pth: LEARNING_RATE_G 0.001 -> 0.5"]
+
+
+def test_a_new_run_never_mixes_with_an_earlier_one(train, folder):
+    train(epochs=3)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=r"earlier run: go on by --resume, .* --overwrite"):
+        train(epochs=1)
+    with pytest.raises(ValueError, match=r"earlier run"):
+        train(epochs=1, checkpoint_dir="elsewhere")
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    (folder / "samples/holiday.png").write_bytes(b"not ours")
+    train(epochs=1, overwrite=True)
+    assert (folder / "samples/holiday.png").read_bytes() == b"not ours"
+    assert [p.name for p in gan_mnist.numbered("checkpoints", "epoch_", ".pth")] == [
+        "epoch_0001.pth"
+    ]
+    assert [p.name for p in gan_mnist.numbered("samples", "epoch_", ".png")] == ["epoch_0001.png"]
+
+
+# ── faults ──
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_touches_nothing(
+    train, folder, capsys, monkeypatch
+):
+    train(epochs=1)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    monkeypatch.setattr(gan_mnist, "generator_loss", lambda logits: logits.sum() * float("nan"))
+    code, line = fails(capsys, *TINY_FLAGS, "--samples_dir", "samples", "--epochs", "2", "--resume")
+    assert code == 1
+    assert "not finite in epoch 2" in line and "LEARNING_RATE_G" in line
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_discriminator_that_wins_outright_is_said(train, capsys):
+    train(epochs=1, learning_rate_g=0, learning_rate_d=0.01, batch_size=20)
+    assert "WARNING: D is right in 9" in capsys.readouterr().out
+    train(epochs=1, learning_rate_d=0, overwrite=True)
+    assert "WARNING" not in capsys.readouterr().out
+
+
+def test_a_batch_larger_than_the_epoch_is_refused(train):
+    with pytest.raises(ValueError, match=r"BATCH_SIZE is 1001, of only 1000 images"):
+        train(batch_size=1001)
+
+
+@pytest.mark.parametrize("flag", ["--samples_dir", "--checkpoint_dir"])
+def test_a_folder_that_cannot_be_written_to_is_named(folder, capsys, flag):
+    (folder / "file").write_text("in the way")
+    code, line = fails(capsys, *TINY_FLAGS, "--epochs", "1", flag, "file/out")
+    assert code == 1
+    assert "cannot write file/out" in line
+
+
+def test_ctrl_c_in_mid_epoch_says_what_is_saved_and_how_to_go_on(folder):
+    process = start(*TINY_FLAGS, "--epochs", "100000", cwd=folder)
+    for line in process.stdout:
+        if line.startswith("Epoch [3/"):
+            break
+    process.send_signal(signal.SIGINT)
+    code, out, err = finish(process)
+    assert (code, err) == (130, "")
+    newest = gan_mnist.numbered(folder / "checkpoints", "epoch_", ".pth")[-1]
+    assert f"Saved: checkpoints/{newest.name}. Add --resume" in out
+    assert not list(folder.rglob("*.part"))
+
+
+def limit_file_size():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+
+
+def test_a_full_disk_while_saving_is_one_clear_line_and_earlier_checkpoints_stay_whole(
+    train, folder
+):
+    train(epochs=1, samples_dir="generated_samples")
+    whole = (folder / "checkpoints/epoch_0001.pth").read_bytes()
+    assert len(whole) > 200_000
+    process = start(
+        *TINY_FLAGS, "--epochs", "2", "--resume", cwd=folder, preexec_fn=limit_file_size
+    )
+    code, _, err = finish(process)
+    assert code == 1
+    assert err.count("\n") == 1
+    assert "cannot write checkpoints/epoch_0002.pth (File too large)" in err
+    assert (folder / "checkpoints/epoch_0001.pth").read_bytes() == whole
+    assert not (folder / "checkpoints/epoch_0002.pth").exists()
+    assert not list(folder.rglob("*.part"))
+    train(epochs=2, samples_dir="generated_samples", resume=True)
+
+
+def test_killed_at_20_random_moments_the_run_still_ends_as_if_undisturbed(train, folder):
+    epochs = 60
+    train(epochs=epochs, out="undisturbed")
+    flags = [
+        *TINY_FLAGS,
+        "--epochs",
+        str(epochs),
+        "--samples_dir",
+        "killed/samples",
+        "--checkpoint_dir",
+        "killed/checkpoints",
+        "--resume",
+    ]
+    moments = random.Random(0)
+    for _ in range(20):
+        process = start(*flags, cwd=folder)
+        for line in process.stdout:  # some are killed before training starts, most within an epoch
+            if line.startswith("Training") or moments.random() < 0.05:
+                break
+        time.sleep(moments.uniform(0, 0.4))
+        process.kill()
+        code, _, err = finish(process)
+        assert (code, err) in ((-signal.SIGKILL, ""), (0, ""))
+    code, _, err = finish(start(*flags, cwd=folder))
+    assert (code, err) == (0, "")
+    assert_same_run(folder / "undisturbed", folder / "killed")
