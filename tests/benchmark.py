@@ -1,0 +1,183 @@
+"""Measure speed and memory: python tests/benchmark.py [--seconds 20] [--data_dir data]
+
+Three training loops over the same networks take turns, a few seconds each, and the medians of their
+rates are compared: so the figures hold on a machine whose speed drifts.
+
+- customary: PIL transforms in a DataLoader, BCELoss on sigmoids, separate passes of D for real and
+  fake, plain Adam, both losses read by .item() in each step; no averaging of G
+- ours in fp32, with all that the script does: averaging of G, D's accuracy
+- ours as it is by default: bf16 where the processor has it, else the same as fp32
+
+Beside them: the rate of a 1024 x 1024 matrix product, the share of it that our loop reaches by the
+least arithmetic that the step needs, the time to load 60,000 images, and the peak of memory.
+"""
+
+import argparse
+import itertools
+import platform
+import resource
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import gan_mnist
+
+
+class CustomaryDataset(Dataset):
+    """What torchvision.datasets.MNIST with a transform does for each image."""
+
+    def __init__(self, images, labels):
+        from torchvision import transforms
+
+        self.images, self.labels, self.copies = images.squeeze(1), labels, 60_000 // len(images)
+        self.transform = transforms.Compose(
+            [transforms.ToTensor(), transforms.Normalize((0.5,), (0.5,))]
+        )
+
+    def __len__(self):
+        return len(self.images) * self.copies
+
+    def __getitem__(self, index):
+        from PIL import Image
+
+        index %= len(self.images)
+        image = Image.fromarray(self.images[index].numpy(), mode="L")
+        return self.transform(image), int(self.labels[index])
+
+
+def customary_steps(images, labels, batch_size, config):
+    """Train in the customary way, one step for each next()."""
+    G = gan_mnist.Generator()
+    D = nn.Sequential(gan_mnist.Discriminator(), nn.Unflatten(0, (-1, 1)), nn.Sigmoid())
+    bce, betas = nn.BCELoss(), (config.beta1, config.beta2)
+    optimizer_g = torch.optim.Adam(G.parameters(), config.learning_rate_g, betas)
+    optimizer_d = torch.optim.Adam(D.parameters(), config.learning_rate_d, betas)
+    loader = DataLoader(CustomaryDataset(images, labels), batch_size, shuffle=True, drop_last=True)
+    ones, zeros = torch.ones(batch_size, 1), torch.zeros(batch_size, 1)
+    for real, _ in itertools.chain.from_iterable(itertools.repeat(loader)):
+        fake = G(torch.randn(batch_size, config.latent_dim))
+        d_loss = bce(D(real), ones) + bce(D(fake.detach()), zeros)
+        optimizer_d.zero_grad()
+        d_loss.backward()
+        optimizer_d.step()
+        g_loss = bce(D(fake), ones)
+        optimizer_g.zero_grad()
+        g_loss.backward()
+        optimizer_g.step()
+        yield d_loss.item(), g_loss.item()
+
+
+def our_steps(images, labels, batch_size, config, precision):
+    """Train as gan_mnist.py does, one step for each next()."""
+    config = config._replace(precision=precision)
+    gan = gan_mnist.GAN(config, images.shape[1:], torch.device("cpu"), shift=False)
+    loader = gan_mnist.make_loader(images, labels, batch_size)
+    for real, _ in itertools.chain.from_iterable(itertools.repeat(loader)):
+        yield gan.train_step(gan_mnist.to_float(real))
+
+
+def images_per_second(steps, batch_size, seconds):
+    start, count = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        next(steps)
+        count += batch_size
+    return count / (time.perf_counter() - start)
+
+
+def matrix_rate(seconds):
+    """-> floating point operations per second of a 1024 x 1024 fp32 matrix product."""
+    a, b = torch.randn(2, 1024, 1024)
+    start, count = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        torch.mm(a, b)
+        count += 2 * 1024**3
+    return count / (time.perf_counter() - start)
+
+
+def operations_per_image(config):
+    """Least arithmetic of a step for one real and one fake image, two operations for a weight.
+
+    G: forward, gradient of its weights and of its inputs, but for z. D: forward and gradient of its
+    weights for both images, and of its inputs, but for the images. Then G's step through D: forward
+    and gradient of its inputs.
+    """
+    G, D = gan_mnist.Generator(), gan_mnist.Discriminator()
+    g, d = (sum(p.numel() for p in net.parameters() if p.ndim == 2) for net in (G, D))
+    return 2 * (
+        3 * g - G.layers[0].weight.numel() + 2 * (3 * d - D.layers[1].weight.numel()) + 2 * d
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=3, help="of each turn [3]")
+    parser.add_argument("--turns", type=int, default=7, help="of each loop [7]")
+    parser.add_argument("--dataset", default="mnist_5k", help="[mnist_5k]")
+    parser.add_argument("--data_dir", default="data", help="[data]")
+    args = parser.parse_args()
+    torch.set_flush_denormal(True)
+    images, labels, name = gan_mnist.load_dataset(args.dataset, args.data_dir)
+    config = gan_mnist.make_config(device="cpu")
+    precision = str(gan_mnist.choose_precision("auto", torch.device("cpu")))[6:]
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}, "
+        f"{name}, D {config.d_hidden}; default precision here: {precision}"
+    )
+
+    loader = gan_mnist.make_loader(images, labels, 64)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    times = []
+    for _ in range(args.turns):
+        start = time.perf_counter()
+        count = sum(len(batch) for batch, _ in loader)
+        times.append(time.perf_counter() - start)
+    torch.set_num_threads(threads)
+    print(
+        f"loading {count:,} images in batches of 64 on one thread: {statistics.median(times):.2f} s"
+    )
+
+    print(
+        "\n| batch | loop | images/s (lowest to highest) | times the customary | of matrix rate |"
+    )
+    print("|---|---|---|---|---|")
+    for batch_size in (64, config.batch_size):
+        loops = {
+            "customary": customary_steps(images, labels, batch_size, config),
+            "ours, fp32": our_steps(images, labels, batch_size, config, "fp32"),
+            "ours, default": our_steps(images, labels, batch_size, config, "auto"),
+        }
+        rates, matrix = {loop: [] for loop in loops}, []
+        for steps in loops.values():
+            images_per_second(steps, batch_size, 1)  # warm up
+        for _ in range(args.turns):
+            for loop, steps in loops.items():
+                rates[loop].append(images_per_second(steps, batch_size, args.seconds))
+            matrix.append(matrix_rate(args.seconds / 3))
+        for loop, values in rates.items():
+            ratio = statistics.median(
+                v / c for v, c in zip(values, rates["customary"], strict=True)
+            )
+            share = statistics.median(
+                v * operations_per_image(config) / m for v, m in zip(values, matrix, strict=True)
+            )
+            print(
+                f"| {batch_size} | {loop} | {statistics.median(values):,.0f} ({min(values):,.0f} "
+                f"to {max(values):,.0f}) | {ratio:.2f} | {share:.0%} |"
+            )
+    print(
+        f"\nmatrix product: {statistics.median(matrix) / 1e9:.0f} GFLOP/s; "
+        f"a step needs {operations_per_image(config) / 1e6:.1f} MFLOP an image"
+    )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(f"peak memory of this process, all loops together: {peak / 2**20:.2f} GiB")
+
+
+if __name__ == "__main__":
+    main()
