@@ -475,10 +475,11 @@ def save_whole(path, write):
         beside.write_bytes(buffer.getbuffer())
         os.replace(beside, path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink()
         raise OSError(f"cannot write {path} ({error.strerror}): all saved before is whole; "
                       "make room or choose another folder, then --resume") from error
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink()
 
 
 def load_weights(path):
@@ -527,16 +528,17 @@ def resume(gan, folder):
     Raises ValueError if all are damaged, or naming what does not fit: networks, data, or EPOCHS.
     """
     paths, state = numbered(folder, "epoch_", ".pth"), None
-    if not paths:
-        return print(f"No checkpoint in {folder} yet: starting with epoch 1")
-    while state is None:
+    while paths and state is None:
+        path = paths.pop()
         try:
-            path = paths.pop()
             state = load_weights(path)
         except ValueError as error:
             print(f"WARNING: {error}: trying the one before")
-        except IndexError:
-            raise ValueError(f"none in {folder} is whole: start anew by --overwrite") from None
+            if not paths:
+                raise ValueError(f"none in {folder} is whole: start anew by --overwrite") from error
+    if state is None:
+        print(f"No checkpoint in {folder} yet: starting with epoch 1")
+        return
     fresh = gan.state_dict()
     if state.keys() != fresh.keys():
         raise ValueError(f"{path} is no checkpoint of this script: move it away")
@@ -831,4 +833,6 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    if hasattr(sys.stdout, "reconfigure"):  # not so in a notebook
+        sys.stdout.reconfigure(line_buffering=True)  # a log file shows each epoch as it ends
     sys.exit(main())
