@@ -68,7 +68,7 @@ D_HIDDEN = (1024, 512)  # widths of the discriminator's hidden layers; classic 5
 DROPOUT = 0.0  # share of D's hidden units switched off in a step; classic 0.3
 
 # training
-EPOCHS = 40  # passes over about 60,000 images
+EPOCHS = 35  # passes over about 60,000 images
 BATCH_SIZE = 256  # images in a step; classic 64
 LEARNING_RATE_G = 1e-3  # Adam's step size for the generator; classic 2e-4
 LEARNING_RATE_D = 5e-4  # Adam's step size for the discriminator; classic 2e-4
@@ -428,8 +428,9 @@ class GAN:
         c, self.epoch = self.config, self.epoch + 1
         torch.manual_seed(c.seed * 1_000_003 + self.epoch)
         decay = c.lr_decay_start / self.epoch if 0 < c.lr_decay_start < self.epoch else 1.0
-        self.optimizer_g.param_groups[0]["lr"] = c.learning_rate_g * decay
-        self.optimizer_d.param_groups[0]["lr"] = c.learning_rate_d * decay
+        for optimizer, rate in ((self.optimizer_g, c.learning_rate_g),
+                                (self.optimizer_d, c.learning_rate_d)):
+            optimizer.param_groups[0].update(lr=rate * decay, betas=(c.beta1, c.beta2))
         sums, start = torch.zeros(3, device=self.device), time.perf_counter()
         title = f"Epoch [{self.epoch}/{c.epochs}]"
         with tqdm(loader, title, unit="batch", leave=False, disable=None) as bar:

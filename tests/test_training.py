@@ -324,9 +324,14 @@ def test_resume_to_fewer_epochs_than_done_is_refused(train):
 
 def test_resume_with_another_learning_rate_goes_on_and_says_so(train, capsys):
     train(epochs=1)
-    train(epochs=2, resume=True, learning_rate_g=0.5)
+    train(epochs=2, resume=True, learning_rate_g=0.5, beta1=0.75)
     changes = [line for line in capsys.readouterr().out.splitlines() if "Changed" in line]
-    assert changes == ["Changed since checkpoints/epoch_0001.pth: LEARNING_RATE_G 0.001 -> 0.5"]
+    assert sorted(changes) == [
+        "Changed since checkpoints/epoch_0001.pth: BETA1 0.0 -> 0.75",
+        "Changed since checkpoints/epoch_0001.pth: LEARNING_RATE_G 0.001 -> 0.5",
+    ]
+    group = gan_mnist.load_weights("checkpoints/epoch_0002.pth")["optimizer_g"]["param_groups"][0]
+    assert (group["lr"], group["betas"]) == (0.5, (0.75, 0.999))
 
 
 def test_a_new_run_never_mixes_with_an_earlier_one(train, folder):
