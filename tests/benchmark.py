@@ -1,4 +1,4 @@
-"""Measure speed and memory: python tests/benchmark.py [--seconds 20] [--data_dir data]
+"""Measure speed and memory: python tests/benchmark.py [--d_hidden 512 256] [--turns 7]
 
 Three training loops over the same networks take turns, a few seconds each, and the medians of their
 rates are compared: so the figures hold on a machine whose speed drifts.
@@ -54,7 +54,9 @@ class CustomaryDataset(Dataset):
 def customary_steps(images, labels, batch_size, config):
     """Train in the customary way, one step for each next()."""
     G = gan_mnist.Generator()
-    D = nn.Sequential(gan_mnist.Discriminator(), nn.Unflatten(0, (-1, 1)), nn.Sigmoid())
+    D = nn.Sequential(
+        gan_mnist.Discriminator(config.d_hidden), nn.Unflatten(0, (-1, 1)), nn.Sigmoid()
+    )
     bce, betas = nn.BCELoss(), (config.beta1, config.beta2)
     optimizer_g = torch.optim.Adam(G.parameters(), config.learning_rate_g, betas)
     optimizer_d = torch.optim.Adam(D.parameters(), config.learning_rate_d, betas)
@@ -107,7 +109,7 @@ def operations_per_image(config):
     weights for both images, and of its inputs, but for the images. Then G's step through D: forward
     and gradient of its inputs.
     """
-    G, D = gan_mnist.Generator(), gan_mnist.Discriminator()
+    G, D = gan_mnist.Generator(), gan_mnist.Discriminator(config.d_hidden)
     g, d = (sum(p.numel() for p in net.parameters() if p.ndim == 2) for net in (G, D))
     return 2 * (
         3 * g - G.layers[0].weight.numel() + 2 * (3 * d - D.layers[1].weight.numel()) + 2 * d
@@ -120,10 +122,11 @@ def main():
     parser.add_argument("--turns", type=int, default=7, help="of each loop [7]")
     parser.add_argument("--dataset", default="mnist_5k", help="[mnist_5k]")
     parser.add_argument("--data_dir", default="data", help="[data]")
+    parser.add_argument("--d_hidden", type=int, nargs="+", default=gan_mnist.D_HIDDEN)
     args = parser.parse_args()
     torch.set_flush_denormal(True)
     images, labels, name = gan_mnist.load_dataset(args.dataset, args.data_dir)
-    config = gan_mnist.make_config(device="cpu")
+    config = gan_mnist.make_config(device="cpu", d_hidden=args.d_hidden)
     precision = str(gan_mnist.choose_precision("auto", torch.device("cpu")))[6:]
     print(
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}, "
