@@ -613,6 +613,8 @@ def train_gan(**settings):
         saved = ["nothing yet", *numbered(checkpoints, "epoch_", ".pth")][-1]
         print(f"\nStopped in epoch {gan.epoch}. Saved: {saved}. Add --resume to go on from there")
         raise
+    finally:
+        torch.set_flush_denormal(False)
     final = checkpoints / "generator_final.pth"
     save_whole(final, functools.partial(torch.save, gan.G_ema.state_dict()))
     save_curves(samples / "loss_curves.png", gan.history)
