@@ -134,7 +134,7 @@ def test_an_edited_constant_in_a_copy_of_the_script_is_obeyed_or_refused(folder)
             [sys.executable, "gan_mnist.py"], cwd=folder, text=True, capture_output=True
         )
         assert done.returncode == expected, done.stderr
-    assert done.stderr == "error: BETA1 (--beta1) is 1.0: allowed is a number from 0 to 0.9999\n"
+    assert done.stderr == "error: BETA1 (--beta1) is 1.0: allowed is a number from 0.0 to 0.9999\n"
     G = gan_mnist.load_generator(folder / "checkpoints/generator_final.pth")
     assert (G.hidden, G.about["epochs"]) == ([16], 1)
     assert G.about["data"].startswith("mnist_5k, 5000 images")
