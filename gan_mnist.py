@@ -12,8 +12,8 @@
     python gan_mnist.py generate --num_samples 16  draw digits with the trained generator
 
 Each epoch writes generated_samples/epoch_0001.png (a grid of digits, always from the same z),
-checkpoints/epoch_0001.pth (everything that --resume needs) and checkpoints/history.csv; the end of
-a run checkpoints/generator_final.pth, generated_samples/loss_curves.png and training.gif.
+checkpoints/epoch_0001.pth (all that --resume needs, every SAVE_EVERY epochs) and history.csv; the
+end of a run checkpoints/generator_final.pth, generated_samples/loss_curves.png and training.gif.
 In a notebook:
 
     from gan_mnist import load_generator
@@ -26,7 +26,6 @@ import argparse
 import collections
 import contextlib
 import copy
-import functools
 import gzip
 import inspect
 import io
@@ -155,11 +154,13 @@ def load_bundle():
     """
     try:
         with Image.open(BUNDLE) as sheet:
-            tiles = np.array(sheet).reshape(50, 28, 100, 28).swapaxes(1, 2)
-    except (OSError, SyntaxError, ValueError) as error:
+            tiles = np.array(sheet).reshape(50, 28, 100, 28).swapaxes(1, 2).copy()
+        if zlib.crc32(tiles) != 0xDA5FC5F0:
+            raise ValueError("other pixels")
+    except Exception as error:  # each kind of damage has an error of its own
         raise ValueError(f"{BUNDLE} is missing or damaged: fetch the project anew") from error
     labels = torch.arange(10).repeat_interleave(500)
-    return torch.from_numpy(tiles.reshape(5000, 1, 28, 28)), labels
+    return torch.from_numpy(tiles).view(5000, 1, 28, 28), labels
 
 
 def load_dataset(name, data_dir, train=True):
@@ -457,6 +458,10 @@ class GAN:
         self.epoch, self.steps, self.history = state["epoch"], state["steps"], state["history"]
         for name in self.PARTS:
             getattr(self, name).load_state_dict(state[name])
+        for optimizer in (self.optimizer_g, self.optimizer_d):  # which does not compare shapes
+            for weight in optimizer.param_groups[0]["params"]:
+                for moment in ("exp_avg", "exp_avg_sq"):
+                    optimizer.state[weight][moment].view_as(weight)
 
 
 def save_whole(path, write):
@@ -471,8 +476,8 @@ def save_whole(path, write):
         beside.write_bytes(buffer.getbuffer())
         os.replace(beside, path)
     except OSError as error:
-        raise OSError(f"cannot write {path} ({error.strerror}): all saved before is whole; "
-                      "make room or choose another folder, then --resume") from error
+        raise OSError(f"cannot write {path} ({error.strerror}): make room or mend the folder; "
+                      "all that was saved before is whole, --resume goes on from it") from error
     finally:
         with contextlib.suppress(OSError):
             beside.unlink()
@@ -488,6 +493,8 @@ def load_weights(path):
             state = archive.testzip() or torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist") from None
+    except (PermissionError, IsADirectoryError):
+        raise
     except Exception:  # each kind of damage has an error of its own
         state = None
     if not isinstance(state, dict):
@@ -506,24 +513,24 @@ def load_generator(path, device="cpu"):
         shape = state["_extra_state"]
         G = Generator(shape["latent_dim"], shape["hidden"], shape["image_shape"])
         G.load_state_dict(state)
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (AttributeError, LookupError, TypeError, RuntimeError) as error:
         raise ValueError(f"{path} holds no generator of this script") from error
     return G.eval().to(device)
 
 
-def numbered(folder, prefix, suffix):
-    """-> the files in a folder that are named like epoch_0001.pth, the lowest number first."""
-    number = re.compile(re.escape(prefix) + r"(\d+)" + re.escape(suffix))
-    found = {path: number.fullmatch(path.name) for path in Path(folder).glob(f"{prefix}*{suffix}")}
-    return sorted((path for path in found if found[path]), key=lambda path: int(found[path][1]))
+def numbered(folder, suffix, last=math.inf):
+    """-> the files in a folder named like epoch_0001.png, in order, up to number `last`."""
+    paths = [path for path in Path(folder).glob(f"epoch_*{suffix}") if path.stem[6:].isdecimal()]
+    numbers = {path: int(path.stem[6:]) for path in paths if path.is_file()}
+    return sorted((path for path in numbers if numbers[path] <= last), key=numbers.get)
 
 
 def resume(gan, folder):
-    """Load the newest whole checkpoint in the folder, if there is one; damaged ones are named.
+    """Load the newest whole checkpoint of the folder -> whether there is one. Names damaged ones.
 
     Raises ValueError if all are damaged, or naming what does not fit: networks, data, or EPOCHS.
     """
-    paths, state = numbered(folder, "epoch_", ".pth"), None
+    paths, state = numbered(folder, ".pth"), None
     while paths and state is None:
         path = paths.pop()
         try:
@@ -534,31 +541,42 @@ def resume(gan, folder):
                 raise ValueError(f"none in {folder} is whole: start anew by --overwrite") from error
     if state is None:
         print(f"No checkpoint in {folder} yet: starting with epoch 1")
-        return
+        return False
+    strange = ValueError(f"{path} is no whole checkpoint of this script: move it away")
     fresh = gan.state_dict()
-    if state.keys() != fresh.keys():
-        raise ValueError(f"{path} is no checkpoint of this script: move it away")
+    if state.keys() != fresh.keys() or not isinstance(state["config"], dict):
+        raise strange
     was, now = ({**each["config"], "data": each["data"]} for each in (state, fresh))
     for name in [name for name in now if name not in MAY_CHANGE and now[name] != was.get(name)]:
         if name in ("latent_dim", "g_hidden", "d_hidden", "data"):
             raise ValueError(f"{path} was trained with {name.upper()} {was.get(name)}, now it is "
                              f"{now[name]}: set it as it was, or start anew by --overwrite")
         print(f"Changed since {path}: {name.upper()} {was.get(name)} -> {now[name]}")
-    if state["epoch"] > gan.config.epochs:
-        raise ValueError(f"EPOCHS is {gan.config.epochs}, but {path} has done {state['epoch']}")
-    gan.load_state_dict(state)
+    try:
+        gan.load_state_dict(state)
+        fits = [row["epoch"] for row in gan.history] == [*range(1, int(path.stem[6:]) + 1)]
+    except (AttributeError, LookupError, TypeError, RuntimeError, ValueError) as error:
+        raise strange from error
+    if not fits or gan.epoch != len(gan.history):
+        raise strange
+    if gan.epoch > gan.config.epochs:
+        raise ValueError(f"EPOCHS is {gan.config.epochs}: {path} has done {gan.epoch}, so raise it")
     print(f"Going on from {path}")
+    return True
 
 
 MAY_CHANGE = {"dataset", "data_dir", "epochs", "device", "resume", "overwrite", "samples_dir",
               "checkpoint_dir", "save_every", "keep_checkpoints", "num_samples"}
 
 
-def clear_folders(samples_dir, checkpoint_dir, overwrite):
-    """Keep two runs from mixing in a folder: with overwrite delete the earlier, else ValueError."""
-    earned = [*numbered(samples_dir, "epoch_", ".png"), *checkpoint_dir.glob("generator_*.pth"),
-              *numbered(checkpoint_dir, "epoch_", ".pth")]
-    if earned and not overwrite:
+def clear_folders(config, samples, checkpoints):
+    """Keep two runs from mixing in a folder: with OVERWRITE delete the earlier, else ValueError.
+
+    A run to be resumed that was stopped before its first checkpoint has drawn SAVE_EVERY grids.
+    """
+    earned = numbered(samples, ".png")[config.save_every if config.resume else 0:]
+    earned += [*checkpoints.glob("generator_final.pth"), *numbered(checkpoints, ".pth")]
+    if earned and not config.overwrite:
         raise ValueError(f"{earned[-1]} is there from an earlier run: go on by --resume, delete "
                          "that run by --overwrite, or set another SAMPLES_DIR and CHECKPOINT_DIR")
     for path in earned:
@@ -578,43 +596,51 @@ def train_gan(**settings):
     images, labels, name = load_dataset(c.dataset, c.data_dir)
     loader = make_loader(images, labels, c.batch_size)
     if not len(loader):
-        raise ValueError(f"BATCH_SIZE is {c.batch_size}, of only {len(loader.dataset)} images")
+        raise ValueError(f"BATCH_SIZE is {c.batch_size}: an epoch has {len(loader.dataset)} images")
     shift = c.augment == "shift" or (c.augment == "auto" and loader.dataset.repeats > 1)
     gan = GAN(c, images.shape[1:], device, shift)
     data = f"{name}, {len(images)} images, checksum {zlib.crc32(images.numpy()):08x}"
     gan.G_ema.about = {"data": data, "epochs": 0}
-    if c.resume:
-        resume(gan, checkpoints)
-    else:
-        clear_folders(samples, checkpoints, c.overwrite)
+    for folder in (samples, checkpoints):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(f"cannot write to the folder {folder}: choose another")
+    if not (c.resume and resume(gan, checkpoints)):
+        clear_folders(c, samples, checkpoints)
+
+    def draw_grid():
+        grid = gan.G_ema.sample(c.num_samples, c.seed)
+        save_grid(samples / f"epoch_{gan.epoch:04d}.png", grid)
+
     print(f"Training on {data}; {device.type}, {gan.precision}, shifts {'on' if shift else 'off'}")
-    torch.set_flush_denormal(True)  # Adam crawls through denormals where gradients are exactly 0
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(c.seed))
-    save_grid(samples / "real_samples.png", to_float(images[order[:c.num_samples]]))
     try:
+        torch.set_flush_denormal(True)  # Adam crawls through denormals where gradients are 0
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(c.seed))
+        save_grid(samples / "real_samples.png", to_float(images[order[:c.num_samples]]))
         while gan.epoch < c.epochs:
             gan.history.append(gan.train_epoch(loader))
             gan.G_ema.about["epochs"] = gan.epoch
-            grid = gan.G_ema.sample(c.num_samples, c.seed)
-            save_grid(samples / f"epoch_{gan.epoch:04d}.png", grid)
+            draw_grid()
             save_csv(checkpoints / "history.csv", gan.history)
             if gan.epoch % c.save_every == 0 or gan.epoch == c.epochs:  # last: resume counts on it
-                save = functools.partial(torch.save, gan.state_dict())
-                save_whole(checkpoints / f"epoch_{gan.epoch:04d}.pth", save)
-                saved = numbered(checkpoints, "epoch_", ".pth")
+                path = checkpoints / f"epoch_{gan.epoch:04d}.pth"
+                save_whole(path, lambda file: torch.save(gan.state_dict(), file))
+                saved = numbered(checkpoints, ".pth", last=gan.epoch)
                 for path in saved[:-c.keep_checkpoints] if c.keep_checkpoints else []:
                     path.unlink()
+        final, curves, gif = "generator_final.pth", "loss_curves.png", "training.gif"
+        save_whole(checkpoints / final, lambda file: torch.save(gan.G_ema.state_dict(), file))
+        save_curves(samples / curves, gan.history)
+        draw_grid()  # a resumed run may be over already, and its pictures elsewhere
+        save_gif(samples / gif, numbered(samples, ".png", last=gan.epoch))
+        print(f"Wrote {checkpoints / final}, {samples / curves} and {samples / gif}")
     except KeyboardInterrupt:
-        saved = ["nothing yet", *numbered(checkpoints, "epoch_", ".pth")][-1]
-        print(f"\nStopped in epoch {gan.epoch}. Saved: {saved}. Add --resume to go on from there")
+        saved = ["nothing yet", *numbered(checkpoints, ".pth")][-1]
+        print(f"\nStopped in epoch {gan.epoch}. Saved: {saved}. --resume goes on from there "
+              "(without --overwrite)")
         raise
     finally:
         torch.set_flush_denormal(False)
-    final = checkpoints / "generator_final.pth"
-    save_whole(final, functools.partial(torch.save, gan.G_ema.state_dict()))
-    save_curves(samples / "loss_curves.png", gan.history)
-    save_gif(samples / "training.gif", numbered(samples, "epoch_", ".png"))
-    print(f"Wrote {final}, {samples / 'loss_curves.png'} and {samples / 'training.gif'}")
     return gan.G_ema, gan.history
 
 
@@ -625,7 +651,7 @@ def train_gan(**settings):
 def save_image(path, image):
     """Image (C, H, W) in [-1, 1], a range that is the same for all, C 1 or 3 -> a PNG file."""
     pixels = to_uint8(image).permute(1, 2, 0).squeeze(2).cpu().numpy()
-    save_whole(path, functools.partial(Image.fromarray(pixels).save, format="png"))
+    save_whole(path, lambda file: Image.fromarray(pixels).save(file, "png"))
 
 
 def save_grid(path, images, columns=None):
@@ -638,10 +664,16 @@ def save_grid(path, images, columns=None):
 
 def save_gif(path, pictures):
     """Paths of pictures -> an endless GIF of at most 200 of them that rests on the last."""
-    frames = [Image.open(each) for each in pictures[::-math.ceil(len(pictures) / 200)][::-1]]
+    frames = []
+    for picture in pictures[::-math.ceil(len(pictures) / 200)][::-1]:
+        try:
+            frames.append(Image.open(picture).copy())
+        except OSError as error:
+            raise ValueError(f"{picture} is damaged: delete it, then --resume") from error
+    frames = [frame.resize(frames[-1].size) for frame in frames]
     pauses = [120] * (len(frames) - 1) + [2000]  # milliseconds
-    save_whole(path, functools.partial(frames[0].save, format="gif", save_all=True, loop=0,
-                                       append_images=frames[1:], duration=pauses))
+    save_whole(path, lambda file: frames[0].save(
+        file, "gif", save_all=True, append_images=frames[1:], duration=pauses, loop=0))
 
 
 def save_csv(path, history):
@@ -662,7 +694,7 @@ def save_curves(path, history):
         axes.axhline(guess, color=color, linestyle="--", label=f"{name} when D can only guess")
     axes.set(xlabel="epoch", ylabel="binary cross-entropy (nats)")
     axes.legend()
-    save_whole(path, functools.partial(figure.savefig, format="png", dpi=120))
+    save_whole(path, lambda file: figure.savefig(file, format="png", dpi=120))
 
 
 # ── Commands ─────────────────────────────────────────────────────────────────────────────────────
@@ -677,7 +709,7 @@ def generate(model_path="", num_samples=NUM_SAMPLES, seed=SEED, separate=False, 
     Raises FileNotFoundError if there is no model, ValueError if its file is damaged or holds none.
     """
     final = [*Path(checkpoint_dir).glob("generator_final.pth")]
-    found = [model_path] if model_path else final or numbered(checkpoint_dir, "epoch_", ".pth")
+    found = [model_path] if model_path else final or numbered(checkpoint_dir, ".pth")
     if not found:
         raise FileNotFoundError(f"no generator in {checkpoint_dir}: train one by `python "
                                 "gan_mnist.py` or name one by --model_path")
@@ -753,7 +785,7 @@ def check(name, value):
                 return numbers if name in LISTS else numbers[0]
     if not fits:
         raise ValueError(f"{name.upper()} (--{name}) is {value!r}: allowed is {allowed}")
-    return value
+    return str(value) if rule is PATH else value
 
 
 def make_config(**settings):
@@ -790,7 +822,8 @@ def build_parser():
     for line in Path(__file__).read_text(encoding="utf-8").partition("# ── Data")[0].splitlines():
         if match := re.fullmatch(r"# (data|networks|training|output)", line):
             group = parser.add_argument_group(match[1])
-        elif match := re.fullmatch(r"([A-Z][A-Z0-9_]*) = (.*?)(?:  # (.+))?", line):
+        match = re.fullmatch(r"([A-Z][A-Z0-9_]*) *= *(.*?)(?:  # (.+))?", line)
+        if match and match[1].lower() in Config._fields:
             add(group, match[1].lower(), f"{match[3] or ''} [{match[2]}]")
     group = parser.add_argument_group(
         "generate, which also takes --seed, --num_samples, --samples_dir and --checkpoint_dir")
@@ -806,10 +839,11 @@ def main(argv=None):
     name = flags.pop(0) if flags and flags[0] in COMMANDS else "train"
     try:
         settings = vars(build_parser().parse_args(flags))
-        takes = inspect.signature(COMMANDS[name]).parameters if name != "train" else Config._fields
-        for flag in settings.keys() - set(takes):
+        parameters = inspect.signature(COMMANDS[name]).parameters
+        takes = {key: parameters[key].default for key in parameters} if name != "train" else {}
+        for flag in settings.keys() - set(takes or Config._fields):
             raise ValueError(f"{name} takes no --{flag}; --help shows all flags")
-        COMMANDS[name](**{key: check(key, value) for key, value in settings.items()})
+        COMMANDS[name](**{key: check(key, value) for key, value in {**takes, **settings}.items()})
     except KeyboardInterrupt:
         return 130
     except (ValueError, OSError, FloatingPointError, torch.OutOfMemoryError) as error:

@@ -259,6 +259,17 @@ def test_generate_refuses_what_is_no_generator_in_one_line(trained, folder, caps
         assert "other.pth" in line and words in line
 
 
+@pytest.mark.parametrize(("name", "value"), [("NUM_SAMPLES", 0), ("SEED", "x"), ("SAMPLES_DIR", 5)])
+def test_generate_checks_its_constants_too(folder, name, value):
+    script = re.sub(rf"^{name} = \S+", f"{name} = {value!r}", SCRIPT, flags=re.MULTILINE)
+    (folder / "gan_mnist.py").write_text(script, encoding="utf-8")
+    command = [sys.executable, "gan_mnist.py", "generate"]
+    done = subprocess.run(command, cwd=folder, text=True, capture_output=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {name} (--{name.lower()}) is {value!r}: allowed is ")
+    assert done.stderr.count("\n") == 1
+
+
 def test_generate_takes_no_flag_of_training(trained, capsys):
     code, line = fails(capsys, "generate", "--epochs", "3")
     assert (code, line) == (2, "error: generate takes no --epochs; --help shows all flags")

@@ -4,6 +4,7 @@ import functools
 import gzip
 import hashlib
 import http.server
+import io
 import socket
 import threading
 import time
@@ -11,6 +12,7 @@ import time
 import pytest
 import torch
 from conftest import fails, idx_bytes, write_mnist
+from PIL import Image
 from torchvision import datasets
 from torchvision.datasets.mnist import read_sn3_pascalvincent_tensor
 
@@ -75,7 +77,10 @@ def test_labels_must_be_as_many_as_images(folder, capsys):
 
 
 def test_damaged_bundle_is_named(tmp_path, capsys, monkeypatch):
-    for content in (b"", gan_mnist.BUNDLE.read_bytes()[:1000], b"no picture"):
+    black = io.BytesIO()
+    Image.new("L", (2800, 1400)).save(black, "png")
+    sheet = gan_mnist.BUNDLE.read_bytes()
+    for content in (b"", sheet[:1000], b"no picture", black.getvalue()):
         monkeypatch.setattr(gan_mnist, "BUNDLE", tmp_path / "sheet.png")
         gan_mnist.BUNDLE.write_bytes(content)
         code, line = fails(capsys, "--dataset", "mnist_5k")
