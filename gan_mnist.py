@@ -525,21 +525,29 @@ def numbered(folder, suffix, last=math.inf):
     return sorted((path for path in numbers if numbers[path] <= last), key=numbers.get)
 
 
-def resume(gan, folder):
-    """Load the newest whole checkpoint of the folder -> whether there is one. Names damaged ones.
+def load_newest(folder):
+    """-> path and content of the newest whole checkpoint in the folder; None, None without any.
 
-    Raises ValueError if all are damaged, or naming what does not fit: networks, data, or EPOCHS.
+    Damaged ones are named and passed over. Raises ValueError if all of them are.
     """
-    paths, state = numbered(folder, ".pth"), None
-    while paths and state is None:
-        path = paths.pop()
+    paths = numbered(folder, ".pth")
+    for path in reversed(paths):
         try:
-            state = load_weights(path)
+            return path, load_weights(path)
         except ValueError as error:
             print(f"WARNING: {error}: trying the one before")
-            if not paths:
-                raise ValueError(f"none in {folder} is whole: start anew by --overwrite") from error
-    if state is None:
+    if paths:
+        raise ValueError(f"none in {folder} is whole: start anew by --overwrite")
+    return None, None
+
+
+def resume(gan, folder):
+    """Load the newest whole checkpoint of the folder into the GAN -> whether there is one.
+
+    Raises ValueError naming what does not fit: networks, data, EPOCHS, or the file in itself.
+    """
+    path, state = load_newest(folder)
+    if path is None:
         print(f"No checkpoint in {folder} yet: starting with epoch 1")
         return False
     strange = ValueError(f"{path} is no whole checkpoint of this script: move it away")
