@@ -436,7 +436,8 @@ class GAN:
                     d_loss, g_loss, accuracy = (sums / step).tolist()
                     seconds = time.perf_counter() - start
                     speed = step * len(images) / seconds
-                    bar.set_postfix_str(f"D {d_loss:.3f}, G {g_loss:.3f}, {speed:,.0f} img/s")
+                    bar.set_postfix_str(f"d_loss {d_loss:.3f}, g_loss {g_loss:.3f}, "
+                                        f"{speed:,.0f} img/s")
                     if not math.isfinite(d_loss + g_loss):
                         raise FloatingPointError(
                             f"a loss is not finite in epoch {self.epoch}: lower LEARNING_RATE_G "

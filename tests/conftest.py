@@ -82,14 +82,9 @@ def start(*flags, **options):
     """Start the script in a process of its own, with epochs of 1,000 images."""
     code = f"import gan_mnist as g; g.EPOCH_IMAGES = {EPOCH_IMAGES}; raise SystemExit(g.main())"
     environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
-    return subprocess.Popen(
-        [sys.executable, "-u", "-c", code, *flags],
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        **options,
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    command = [sys.executable, "-u", "-c", code, *flags]
+    return subprocess.Popen(command, env=environment, text=True, **pipes)
 
 
 def finish(process):

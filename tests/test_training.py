@@ -2,9 +2,15 @@
 
 import copy
 import csv
+import fcntl
+import os
+import pty
 import random
+import re
 import resource
 import signal
+import struct
+import termios
 import time
 
 import pytest
@@ -442,6 +448,17 @@ def test_a_new_run_never_mixes_with_an_earlier_one(train, folder):
     assert (folder / "samples/holiday.png").read_bytes() == b"not ours"
     assert [p.name for p in gan_mnist.numbered("checkpoints", ".pth")] == ["epoch_0001.pth"]
     assert [p.name for p in gan_mnist.numbered("samples", ".png")] == ["epoch_0001.png"]
+
+
+def test_on_a_terminal_a_bar_shows_batches_speed_and_both_losses(folder):
+    terminal, screen = pty.openpty()
+    fcntl.ioctl(screen, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    process = start(*TINY_FLAGS, "--epochs", "1", "--batch_size", "10", cwd=folder, stderr=screen)
+    finish(process)
+    shown = os.read(terminal, 100_000).decode()
+    assert re.search(
+        r"Epoch \[1/1\].* \d+/100 .*d_loss \d\.\d+, g_loss \d\.\d+, [\d,]+ img/s", shown
+    )
 
 
 # ── faults ──
