@@ -542,6 +542,11 @@ def load_newest(folder):
     return None, None
 
 
+MAY_CHANGE = {  # in a resumed run, without a word about it
+    "dataset", "data_dir", "epochs", "device", "resume", "overwrite", "samples_dir",
+    "checkpoint_dir", "save_every", "keep_checkpoints", "num_samples"}
+
+
 def resume(gan, folder):
     """Load the newest whole checkpoint of the folder into the GAN -> whether there is one.
 
@@ -572,10 +577,6 @@ def resume(gan, folder):
         raise ValueError(f"EPOCHS is {gan.config.epochs}: {path} has done {gan.epoch}, so raise it")
     print(f"Going on from {path}")
     return True
-
-
-MAY_CHANGE = {"dataset", "data_dir", "epochs", "device", "resume", "overwrite", "samples_dir",
-              "checkpoint_dir", "save_every", "keep_checkpoints", "num_samples"}
 
 
 def clear_folders(config, samples, checkpoints):
