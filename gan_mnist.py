@@ -624,11 +624,12 @@ def train_gan(**settings):
 
     print(f"Training on {data}; {device.type}, {gan.precision}, shifts {'on' if shift else 'off'}")
     try:
-        torch.set_flush_denormal(True)  # Adam crawls through denormals where gradients are 0
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(c.seed))
         save_grid(samples / "real_samples.png", to_float(images[order[:c.num_samples]]))
         while gan.epoch < c.epochs:
+            torch.set_flush_denormal(True)  # Adam crawls through denormals where gradients are 0
             gan.history.append(gan.train_epoch(loader))
+            torch.set_flush_denormal(False)
             gan.G_ema.about["epochs"] = gan.epoch
             draw_grid()
             save_csv(checkpoints / "history.csv", gan.history)
