@@ -10,6 +10,7 @@
     python gan_mnist.py --epochs 10 --seed 1       every constant is also a flag
     python gan_mnist.py --resume                   go on where the last run stopped
     python gan_mnist.py generate --num_samples 16  draw digits with the trained generator
+    python gan_mnist.py evaluate                   measure how good its digits are
 
 Each epoch writes generated_samples/epoch_0001.png (a grid of digits, always from the same z),
 checkpoints/epoch_0001.pth (all that --resume needs, every SAVE_EVERY epochs) and history.csv; the
@@ -30,6 +31,7 @@ import gzip
 import inspect
 import io
 import itertools
+import json
 import math
 import os
 import re
@@ -73,6 +75,7 @@ BETA1 = 0.0  # Adam's momentum; classic 0.5, several times slower here
 BETA2 = 0.999  # Adam's decay of the squared gradients
 EMA_DECAY = 0.999  # averaging of G over its steps, the average draws better; 0 = none
 LABEL_SMOOTHING = 0.0  # real labels become 1 - this in D's loss; usual alternative 0.1
+GRADIENT_PENALTY = 0.05  # weight of D's squared gradient at real and fake images; 0 = none
 GRAD_CLIP = 0.0  # largest gradient norm of either network; 0 = no limit
 SEED = 0  # same seed, settings and machine: same digits
 DEVICE = "auto"  # auto | cuda | mps | cpu
@@ -86,6 +89,7 @@ CHECKPOINT_DIR = "checkpoints"  # folder of the checkpoints and the final genera
 SAVE_EVERY = 1  # epochs from one checkpoint to the next; the last epoch always gets one
 KEEP_CHECKPOINTS = 3  # newest checkpoints to keep, about 40 MB each; 0 = all
 NUM_SAMPLES = 64  # digits in a grid
+METRICS_EVERY = 2  # epochs from one reading of the quality to the next; 0 = never
 
 # ── Data ─────────────────────────────────────────────────────────────────────────────────────────
 # The whole set is one uint8 tensor in memory, and a batch is one index operation on it.
@@ -94,23 +98,18 @@ TORCHVISION_NAMES = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist"
 BUNDLE = Path(__file__).resolve().parent / "data" / "mnist_5k.png"
 EPOCH_IMAGES = 60_000  # a smaller set is repeated up to about this, so that the same settings work
 
-
 def read_idx(path, dimensions):
     """IDX file, plain or .gz -> uint8 tensor with that many dimensions.
-
-    Header: two zero bytes, 8 for uint8, the number of dimensions, then each size as 4 bytes.
-    Raises ValueError if the file holds anything else: truncated, a web page, another magic number.
-    """
-    data = path.read_bytes()
+    Header: two zero bytes, 8 for uint8, the number of dimensions, then each size as 4 bytes. Raises
+    ValueError if the file holds anything else: truncated, a web page, another magic number."""
+    data, header = path.read_bytes(), 4 + 4 * dimensions
     with contextlib.suppress(gzip.BadGzipFile, EOFError, zlib.error):
         data = gzip.decompress(data) if path.suffix == ".gz" else data
-    if data[:4] == bytes([0, 0, 8, dimensions]) and len(data) > 4 + 4 * dimensions:
+    if data[:4] == bytes([0, 0, 8, dimensions]) and len(data) > header:
         shape = np.frombuffer(data, ">u4", dimensions, offset=4).tolist()
-        if len(data) == 4 + 4 * dimensions + math.prod(shape):
-            values = np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions)
-            return torch.from_numpy(values.reshape(shape).copy())
+        if len(data) == header + math.prod(shape):
+            return torch.frombuffer(bytearray(data[header:]), dtype=torch.uint8).view(shape)
     raise ValueError(f"{path} is damaged or another kind of file: delete it and run again")
-
 
 def find_idx(name, data_dir, train=True):
     """-> paths of the image and the label file in torchvision's layout; None if one is missing."""
@@ -120,12 +119,9 @@ def find_idx(name, data_dir, train=True):
     paths = [path if path.is_file() else path.with_name(path.name + ".gz") for path in paths]
     return paths if all(path.is_file() for path in paths) else None
 
-
 def download(name, data_dir):
-    """Let torchvision fetch a data set from those of its mirrors that answer within 7 seconds.
-
-    Raises ConnectionError if none does, and whatever torchvision raises.
-    """
+    """Let torchvision fetch a data set, from those of its mirrors that answer within 7 seconds.
+    Raises ConnectionError if none does, and whatever torchvision raises."""
     from torchvision import datasets
 
     dataset, alive = getattr(datasets, TORCHVISION_NAMES[name]), []
@@ -137,21 +133,16 @@ def download(name, data_dir):
             alive.append(mirror)
 
     threads = [threading.Thread(target=ask, args=[url], daemon=True) for url in dataset.mirrors]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(7)
+    [thread.start() for thread in threads]
+    [thread.join(7) for thread in threads]
     if not alive:
         raise ConnectionError("no mirror answers")
     dataset.mirrors = alive
     dataset(Path(data_dir).expanduser(), download=True)
 
-
 def load_bundle():
     """-> the bundled digits, images (5000, 1, 28, 28) uint8 and labels (5000,).
-
-    The sheet has 50 rows of 100 digits, five for each class. Raises ValueError if it is damaged.
-    """
+    The sheet has 50 rows of 100 digits, five for each class. Raises ValueError if it is damaged."""
     try:
         with Image.open(BUNDLE) as sheet:
             tiles = np.array(sheet).reshape(50, 28, 100, 28).swapaxes(1, 2).copy()
@@ -159,16 +150,12 @@ def load_bundle():
             raise ValueError("other pixels")
     except Exception as error:  # each kind of damage has an error of its own
         raise ValueError(f"{BUNDLE} is missing or damaged: fetch the project anew") from error
-    labels = torch.arange(10).repeat_interleave(500)
-    return torch.from_numpy(tiles).view(5000, 1, 28, 28), labels
-
+    return torch.from_numpy(tiles).view(5000, 1, 28, 28), torch.arange(10).repeat_interleave(500)
 
 def load_dataset(name, data_dir, train=True):
     """-> images (N, 1, H, W) uint8, labels (N,) and the name of the set that was really loaded.
-
     Looks in data_dir, then downloads; without both, MNIST goes on, loudly, with the bundled digits.
-    Raises ValueError for a damaged file, FileNotFoundError where there is nothing to load.
-    """
+    Raises ValueError for a damaged file, FileNotFoundError where there is nothing to load."""
     if name != "mnist_5k" and not find_idx(name, data_dir, train):
         print(f"{name} is not in {data_dir}: downloading it")
         try:
@@ -190,7 +177,6 @@ def load_dataset(name, data_dir, train=True):
                          "labels: delete both and run again")
     return images, labels, name
 
-
 class ImageDataset(torch.utils.data.Dataset):
     """Images (N, C, H, W) uint8 with labels (N,), repeated to about EPOCH_IMAGES."""
 
@@ -207,29 +193,23 @@ class ImageDataset(torch.utils.data.Dataset):
 
     __getitems__ = __getitem__  # DataLoader asks for a whole batch at once
 
-
 def make_loader(images, labels, batch_size):
     """-> DataLoader of shuffled whole batches: images (B, C, H, W) uint8, labels (B,)."""
     return torch.utils.data.DataLoader(ImageDataset(images, labels), batch_size, shuffle=True,
                                        drop_last=True, collate_fn=lambda batch: batch)
 
-
 def to_float(images):
     """uint8 images -> float images in [-1, 1], the range of the generator's tanh."""
     return images.float().div_(127.5).sub_(1)
-
 
 def to_uint8(images):
     """Float images in [-1, 1] -> uint8 images, the inverse of to_float."""
     return images.add(1).mul(127.5).round().clamp(0, 255).byte()
 
-
 def random_shift(images, pixels=2):
     """Images (N, C, H, W) in [-1, 1] -> each moved by up to `pixels` both ways; -1 fills the gap.
-
     Differentiable, for real and fake alike: D cannot learn a few training images by heart, and G
-    does not learn the shifts. Zhao et al. 2020, DiffAugment, arXiv 2006.10738.
-    """
+    does not learn the shifts. Zhao et al. 2020, DiffAugment, arXiv 2006.10738."""
     n, c, h, w = images.shape
     dy, dx = torch.randint(2 * pixels + 1, (2, n, 1), device=images.device)
     rows, columns = dy + torch.arange(h, device=dy.device), dx + torch.arange(w, device=dx.device)
@@ -237,18 +217,14 @@ def random_shift(images, pixels=2):
     padded = F.pad(images, [pixels] * 4, value=-1.0).flatten(2)
     return padded.gather(2, places.view(n, 1, h * w).expand(n, c, h * w)).view(n, c, h, w)
 
-
 # ── Networks ─────────────────────────────────────────────────────────────────────────────────────
 # G turns noise into images; D gives each image a number, above 0 where it takes it for real.
 
-
 class Generator(nn.Module):
     """z (N, latent_dim) ~ N(0, 1) -> images (N, C, H, W) in [-1, 1].
-
     Linear, BatchNorm (Ioffe & Szegedy 2015, arXiv 1502.03167) and ReLU in each layer, tanh at the
     end. Its state dict tells, under `_extra_state`, the shape that load_generator rebuilds and, as
-    `about`, what it was trained on.
-    """
+    `about`, what it was trained on."""
 
     def __init__(self, latent_dim=LATENT_DIM, hidden=G_HIDDEN, image_shape=(1, 28, 28)):
         super().__init__()
@@ -265,9 +241,7 @@ class Generator(nn.Module):
     @torch.no_grad()
     def sample(self, num_samples, seed=None):
         """-> images (num_samples, C, H, W) in [-1, 1], the same for the same seed on every device.
-
-        In eval mode: with BatchNorm's running statistics a picture depends on its own z alone.
-        """
+        In eval mode: with BatchNorm's running statistics a picture depends on its own z alone."""
         former_mode, device = self.training, next(self.parameters()).device
         images = self.eval()(sample_z(num_samples, self.latent_dim, seed).to(device))
         self.train(former_mode)
@@ -280,12 +254,10 @@ class Generator(nn.Module):
     def set_extra_state(self, state):
         self.about = state["about"]
 
-
 class Discriminator(nn.Module):
     """Images (N, C, H, W) in [-1, 1] -> logits (N,); torch.sigmoid(logits) = probability of real.
-
     Linear, LeakyReLU and Dropout in each layer, as in Goodfellow et al. 2014 but for the maxout.
-    """
+    Black enters as 0: so D does not have to unlearn first what all images have in common."""
 
     def __init__(self, hidden=D_HIDDEN, dropout=DROPOUT, image_shape=(1, 28, 28)):
         super().__init__()
@@ -295,61 +267,53 @@ class Discriminator(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(hidden[-1], 1))
 
     def forward(self, images):
-        return self.layers(images).squeeze(1).float()
-
+        return self.layers(images + 1).squeeze(1).float()
 
 def sample_z(num_samples, latent_dim, seed=None):
     """-> z (num_samples, latent_dim) ~ N(0, 1), from the CPU: a seed is the same on all devices."""
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     return torch.randn(num_samples, latent_dim, generator=generator)
 
-
 # ── Losses ───────────────────────────────────────────────────────────────────────────────────────
 # Binary cross-entropy on logits: D says what is real, G wants its images to be called real.
 
-
 def discriminator_loss(real_logits, fake_logits, label_smoothing=0.0):
     """Logits (N,) of real and of fake images -> -log D(x) - log(1 - D(G(z))), means over the batch.
-
-    2 ln 2 = 1.386 when D can only guess. Goodfellow et al. 2014, equation 1. Real labels are
-    1 - label_smoothing (one-sided smoothing, Salimans et al. 2016, arXiv 1606.03498).
-    """
+    2 ln 2 = 1.386 when D can only guess. Goodfellow et al. 2014, equation 1. Real labels are 1 -
+    label_smoothing (one-sided smoothing, Salimans et al. 2016, arXiv 1606.03498)."""
     real_labels = torch.full_like(real_logits, 1.0 - label_smoothing)
     return (F.binary_cross_entropy_with_logits(real_logits, real_labels)
             + F.binary_cross_entropy_with_logits(fake_logits, torch.zeros_like(fake_logits)))
 
-
 def generator_loss(fake_logits):
     """Logits (N,) of fake images -> -log D(G(z)), mean over the batch; ln 2 when D can only guess.
-
-    The non-saturating form: strong gradients where G is bad. Goodfellow et al. 2014, section 3.
-    """
+    The non-saturating form: strong gradients where G is bad. Goodfellow et al. 2014, section 3."""
     return F.binary_cross_entropy_with_logits(fake_logits, torch.ones_like(fake_logits))
 
+def gradient_penalty(logits, images):
+    """Logits (N,) of images (N, C, H, W) that require gradients -> mean of |d logit / d image|².
+    Smooths D at real (R1) and fake (R2) images, so that it can be strong and G still converges.
+    Roth et al. 2017, arXiv 1705.09367; Mescheder et al. 2018, arXiv 1801.04406."""
+    gradient, = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    return gradient.float().square().flatten(1).sum(1).mean()
 
 # ── Training ─────────────────────────────────────────────────────────────────────────────────────
 # D and G take turns, a step each; a running average of G draws what people see.
 
-
-def choose_device(name):
-    """auto | cuda | mps | cpu -> torch.device. Raises ValueError if this machine has none."""
+def choose_device(name, precision):
+    """DEVICE and PRECISION -> torch.device, torch.float32 or torch.bfloat16, which is slow where it
+    is emulated. Raises ValueError if this machine has no such device."""
     mps = torch.backends.mps.is_available()
     here = {"cuda": torch.cuda.is_available(), "mps": mps, "cpu": True}
     name = next(device for device in here if here[device]) if name == "auto" else name
     if not here[name]:
         raise ValueError(f"DEVICE is {name}, which PyTorch does not find here: use auto or cpu")
-    return torch.device(name)
-
-
-def choose_precision(name, device):
-    """auto | fp32 | bf16 -> torch.float32 or torch.bfloat16, which crawls where it is emulated."""
-    if name == "auto" and device.type == "cuda":
-        name = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    elif name == "auto" and device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
+    fast = name == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if name == "cpu" and hasattr(torch.cpu, "get_capabilities"):
         features = torch.cpu.get_capabilities()
-        name = "bf16" if features.get("avx512_bf16") or features.get("amx_bf16") else "fp32"
-    return torch.bfloat16 if name == "bf16" else torch.float32
-
+        fast = features.get("avx512_bf16") or features.get("amx_bf16")
+    bf16 = precision == "bf16" or (precision == "auto" and fast)
+    return torch.device(name), torch.bfloat16 if bf16 else torch.float32
 
 def descend(loss, optimizer, grad_clip=0.0):
     """One step of the optimizer down the loss, whose gradient goes to its own parameters alone:
@@ -361,7 +325,6 @@ def descend(loss, optimizer, grad_clip=0.0):
         nn.utils.clip_grad_norm_(parameters, grad_clip)
     optimizer.step()
 
-
 @torch.no_grad()
 def update_ema(G_ema, G, decay):
     """G_ema = decay * G_ema + (1 - decay) * G, for weights and BatchNorm statistics alike."""
@@ -372,19 +335,18 @@ def update_ema(G_ema, G, decay):
         else:
             average.copy_(value)  # BatchNorm's count of batches
 
-
 class GAN:
     """All that a run has earned: networks, averaged G, optimizers, epoch and history."""
 
     PARTS = ("G", "D", "G_ema", "optimizer_g", "optimizer_d")
 
-    def __init__(self, config, image_shape, device, shift):
+    def __init__(self, config, image_shape, shift):
         torch.manual_seed(config.seed)
-        self.config, self.device, self.shift = config, device, shift
-        self.precision = choose_precision(config.precision, device)
+        self.config, self.shift = config, shift
+        self.device, self.precision = choose_device(config.device, config.precision)
         self.epoch, self.steps, self.history = 0, 0, []
-        self.G = Generator(config.latent_dim, config.g_hidden, image_shape).to(device)
-        self.D = Discriminator(config.d_hidden, config.dropout, image_shape).to(device)
+        self.G = Generator(config.latent_dim, config.g_hidden, image_shape).to(self.device)
+        self.D = Discriminator(config.d_hidden, config.dropout, image_shape).to(self.device)
         self.G_ema = copy.deepcopy(self.G).eval()
         adam = {"betas": (config.beta1, config.beta2), "fused": True}
         self.optimizer_g = torch.optim.Adam(self.G.parameters(), config.learning_rate_g, **adam)
@@ -398,11 +360,15 @@ class GAN:
         z = torch.randn(len(real), c.latent_dim, device=self.device)
 
         # D: maximize log D(x) + log(1 - D(G(z))), real and fake in one pass
+        penalized = c.gradient_penalty > 0 and self.steps % 4 == 0  # which is as good, and cheaper
         with bf16:
             fake = self.G(z)
-            real_logits, fake_logits = self.D(augment(torch.cat([real, fake.detach()]))).chunk(2)
+            both = augment(torch.cat([real, fake.detach()])).requires_grad_(penalized)
+            logits = self.D(both)
+            penalty = 4 * c.gradient_penalty * gradient_penalty(logits, both) if penalized else 0
+        real_logits, fake_logits = logits.chunk(2)
         d_loss = discriminator_loss(real_logits, fake_logits, c.label_smoothing)
-        descend(d_loss, self.optimizer_d, c.grad_clip)
+        descend(d_loss + penalty, self.optimizer_d, c.grad_clip)
 
         # G: maximize log D(G(z)), on the same fakes, with D as it is after its step
         with bf16:
@@ -415,12 +381,10 @@ class GAN:
         return torch.stack([d_loss, g_loss, accuracy]).detach()
 
     def train_epoch(self, loader):
-        """One pass over the data -> dict of the epoch's means.
-
+        """One pass over the data -> the epoch's row of the history: means, time and speed.
         The random numbers depend on seed and epoch alone, so that a resumed epoch is the one that
         it would have been. Sums stay on the device, as a GPU has to wait for each reading, and are
-        read every 50 steps. Raises FloatingPointError if a loss is not finite then.
-        """
+        read every 50 steps. Raises FloatingPointError if a loss is not finite then."""
         c, self.epoch = self.config, self.epoch + 1
         torch.manual_seed(c.seed * 1_000_003 + self.epoch)
         decay = c.lr_decay_start / self.epoch if 0 < c.lr_decay_start < self.epoch else 1.0
@@ -440,15 +404,11 @@ class GAN:
                                         f"{speed:,.0f} img/s")
                     if not math.isfinite(d_loss + g_loss):
                         raise FloatingPointError(
-                            f"a loss is not finite in epoch {self.epoch}: lower LEARNING_RATE_G "
-                            "and LEARNING_RATE_D or set GRAD_CLIP to 1, then --resume; all that "
-                            "was saved before is whole")
-        print(f"{title} | D loss {d_loss:.4f} | G loss {g_loss:.4f} | {speed:,.0f} img/s")
-        if accuracy > 0.98:
-            print(f"WARNING: D is right in {accuracy:.1%} of cases, and G learns little from such "
-                  "a judge: lower LEARNING_RATE_D, raise DROPOUT or make D_HIDDEN smaller")
+                            f"a loss is not finite in epoch {self.epoch}: lower LEARNING_RATE_G, "
+                            "LEARNING_RATE_D or set GRAD_CLIP, then --resume; all files are whole")
         return {"epoch": self.epoch, "d_loss": d_loss, "g_loss": g_loss, "d_accuracy": accuracy,
-                "seconds": seconds, "images_per_second": speed}
+                "seconds": seconds, "images_per_second": speed, "fd": None, "covered": None,
+                "missing": None}
 
     def state_dict(self):
         parts = {name: getattr(self, name).state_dict() for name in self.PARTS}
@@ -464,12 +424,9 @@ class GAN:
                 for moment in ("exp_avg", "exp_avg_sq"):
                     optimizer.state[weight][moment].view_as(weight)
 
-
 def save_whole(path, write):
     """Let write(file) fill a file beside `path`, then move it there: `path` is never half written.
-
-    Raises OSError naming the path if the disk is full or the folder cannot be written to.
-    """
+    Raises OSError naming the path if the disk is full or the folder cannot be written to."""
     beside, buffer = path.with_name(f".{path.name}.part"), io.BytesIO()
     write(buffer)
     try:
@@ -477,37 +434,29 @@ def save_whole(path, write):
         beside.write_bytes(buffer.getbuffer())
         os.replace(beside, path)
     except OSError as error:
-        raise OSError(f"cannot write {path} ({error.strerror}): make room or mend the folder; "
-                      "all that was saved before is whole, --resume goes on from it") from error
+        raise OSError(f"cannot write {path} ({error.strerror}): make room or mend the folder; all "
+                      "that was saved before is whole, --resume goes on from it") from error
     finally:
         with contextlib.suppress(OSError):
             beside.unlink()
 
-
 def load_weights(path):
     """-> the dict that torch.save wrote to `path`, on the CPU. Code in the file is never run.
-
-    Raises FileNotFoundError if it is missing, ValueError if it is damaged or anything else.
-    """
+    Raises FileNotFoundError if it is missing, ValueError if it is damaged or anything else."""
     try:
         with zipfile.ZipFile(path) as archive:  # torch.load does not compare the checksums
             state = archive.testzip() or torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} does not exist") from None
-    except (PermissionError, IsADirectoryError):
-        raise
+    except OSError as error:
+        raise type(error)(f"{path} cannot be read: {error.strerror}") from error
     except Exception:  # each kind of damage has an error of its own
         state = None
     if not isinstance(state, dict):
         raise ValueError(f"{path} is damaged, or holds more or other than weights")
     return state
 
-
 def load_generator(path, device="cpu"):
     """-> the Generator in generator_final.pth, or the averaged one of a checkpoint, in eval mode.
-
-    Raises FileNotFoundError if the file is missing, ValueError if it is damaged or holds none.
-    """
+    Raises FileNotFoundError if the file is missing, ValueError if it is damaged or holds none."""
     state = load_weights(path)
     state = state.get("G_ema", state)
     try:
@@ -518,99 +467,76 @@ def load_generator(path, device="cpu"):
         raise ValueError(f"{path} holds no generator of this script") from error
     return G.eval().to(device)
 
-
 def numbered(folder, suffix, last=math.inf):
     """-> the files in a folder named like epoch_0001.png, in order, up to number `last`."""
     paths = [path for path in Path(folder).glob(f"epoch_*{suffix}") if path.stem[6:].isdecimal()]
     numbers = {path: int(path.stem[6:]) for path in paths if path.is_file()}
     return sorted((path for path in numbers if numbers[path] <= last), key=numbers.get)
 
-
-def load_newest(folder):
-    """-> path and content of the newest whole checkpoint in the folder; None, None without any.
-
-    Damaged ones are named and passed over. Raises ValueError if all of them are.
-    """
-    paths = numbered(folder, ".pth")
-    for path in reversed(paths):
-        try:
-            return path, load_weights(path)
-        except ValueError as error:
-            print(f"WARNING: {error}: trying the one before")
-    if paths:
-        raise ValueError(f"none in {folder} is whole: start anew by --overwrite")
-    return None, None
-
-
-MAY_CHANGE = {  # in a resumed run, without a word about it
-    "dataset", "data_dir", "epochs", "device", "resume", "overwrite", "samples_dir",
-    "checkpoint_dir", "save_every", "keep_checkpoints", "num_samples"}
-
-
 def resume(gan, folder):
     """Load the newest whole checkpoint of the folder into the GAN -> whether there is one.
-
-    Raises ValueError naming what does not fit: networks, data, EPOCHS, or the file in itself.
-    """
-    path, state = load_newest(folder)
-    if path is None:
+    Raises ValueError naming what does not fit: networks, data, EPOCHS, or the file in itself."""
+    paths, state = numbered(folder, ".pth"), None
+    if not paths:
         print(f"No checkpoint in {folder} yet: starting with epoch 1")
         return False
-    strange = ValueError(f"{path} is no whole checkpoint of this script: move it away")
-    fresh = gan.state_dict()
+    while state is None:
+        path = paths.pop()
+        try:
+            state = load_weights(path)
+        except ValueError as error:
+            if not paths:
+                raise ValueError(f"{error}, and so are all: start anew by --overwrite") from error
+            print(f"WARNING: {error}: trying the one before")
+    fresh, strange = gan.state_dict(), ValueError(f"{path} is no checkpoint of this script")
     if state.keys() != fresh.keys() or not isinstance(state["config"], dict):
         raise strange
     was, now = ({**each["config"], "data": each["data"]} for each in (state, fresh))
-    for name in [name for name in now if name not in MAY_CHANGE and now[name] != was.get(name)]:
+    for name in [name for name in now if now[name] != was.get(name)]:
         if name in ("latent_dim", "g_hidden", "d_hidden", "data"):
             raise ValueError(f"{path} was trained with {name.upper()} {was.get(name)}, now it is "
                              f"{now[name]}: set it as it was, or start anew by --overwrite")
-        print(f"Changed since {path}: {name.upper()} {was.get(name)} -> {now[name]}")
+        if name not in ("epochs", "resume", "overwrite"):
+            print(f"Changed since {path}: {name.upper()} {was.get(name)} -> {now[name]}")
     try:
         gan.load_state_dict(state)
-        fits = [row["epoch"] for row in gan.history] == [*range(1, int(path.stem[6:]) + 1)]
+        epochs = [row["epoch"] for row in gan.history if "missing" in row]
+        if epochs != [*range(1, int(path.stem[6:]) + 1)] or gan.epoch != len(gan.history):
+            raise ValueError("another epoch than the name says")
     except (AttributeError, LookupError, TypeError, RuntimeError, ValueError) as error:
         raise strange from error
-    if not fits or gan.epoch != len(gan.history):
-        raise strange
     if gan.epoch > gan.config.epochs:
         raise ValueError(f"EPOCHS is {gan.config.epochs}: {path} has done {gan.epoch}, so raise it")
     print(f"Going on from {path}")
     return True
 
-
 def clear_folders(config, samples, checkpoints):
     """Keep two runs from mixing in a folder: with OVERWRITE delete the earlier, else ValueError.
-
-    A run to be resumed that was stopped before its first checkpoint has drawn SAVE_EVERY grids.
-    """
+    A run to be resumed that was stopped before its first checkpoint has drawn SAVE_EVERY grids."""
     earned = numbered(samples, ".png")[config.save_every if config.resume else 0:]
-    earned += [*checkpoints.glob("generator_final.pth"), *numbered(checkpoints, ".pth")]
+    earned += [*checkpoints.glob("generator_*.pth"), *numbered(checkpoints, ".pth")]
     if earned and not config.overwrite:
         raise ValueError(f"{earned[-1]} is there from an earlier run: go on by --resume, delete "
                          "that run by --overwrite, or set another SAMPLES_DIR and CHECKPOINT_DIR")
     for path in earned:
         path.unlink()
 
-
 def train_gan(**settings):
     """Train -> the averaged Generator, in eval mode, and the history, a list of one dict an epoch.
-
     Settings are named like the constants, which hold for the others: train_gan(epochs=5, seed=1).
     Writes the files named at the top of this script. Raises ValueError for a wrong setting or a
-    damaged file, OSError if one cannot be written, FloatingPointError if a loss is not finite.
-    """
+    damaged file, OSError if one cannot be written, FloatingPointError if a loss is not finite."""
     c = make_config(**settings)
     samples, checkpoints = Path(c.samples_dir), Path(c.checkpoint_dir)
-    device = choose_device(c.device)
     images, labels, name = load_dataset(c.dataset, c.data_dir)
     loader = make_loader(images, labels, c.batch_size)
     if not len(loader):
         raise ValueError(f"BATCH_SIZE is {c.batch_size}: an epoch has {len(loader.dataset)} images")
     shift = c.augment == "shift" or (c.augment == "auto" and loader.dataset.repeats > 1)
-    gan = GAN(c, images.shape[1:], device, shift)
+    gan = GAN(c, images.shape[1:], shift)
     data = f"{name}, {len(images)} images, checksum {zlib.crc32(images.numpy()):08x}"
-    gan.G_ema.about = {"data": data, "epochs": 0}
+    gan.G_ema.about = {"data": data, "epochs": 0, "fd": None}
+    judge = load_judge(name, c.data_dir) if c.metrics_every else None
     for folder in (samples, checkpoints):
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
@@ -618,11 +544,14 @@ def train_gan(**settings):
     if not (c.resume and resume(gan, checkpoints)):
         clear_folders(c, samples, checkpoints)
 
+    def save_generator(name):
+        save_whole(checkpoints / name, lambda file: torch.save(gan.G_ema.state_dict(), file))
+
     def draw_grid():
         grid = gan.G_ema.sample(c.num_samples, c.seed)
         save_grid(samples / f"epoch_{gan.epoch:04d}.png", grid)
 
-    print(f"Training on {data}; {device.type}, {gan.precision}, shifts {'on' if shift else 'off'}")
+    print(f"Training on {data}; {gan.device.type}, {gan.precision}{', with shifts' * shift}")
     try:
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(c.seed))
         save_grid(samples / "real_samples.png", to_float(images[order[:c.num_samples]]))
@@ -630,7 +559,12 @@ def train_gan(**settings):
             torch.set_flush_denormal(True)  # Adam crawls through denormals where gradients are 0
             gan.history.append(gan.train_epoch(loader))
             torch.set_flush_denormal(False)
-            gan.G_ema.about["epochs"] = gan.epoch
+            read = judge and gan.epoch % c.metrics_every == 0
+            gan.history[-1] |= judge.read(gan.G_ema, c.seed) if read else {}
+            gan.G_ema.about |= {"epochs": gan.epoch, "fd": gan.history[-1]["fd"]}
+            if read and gan.G_ema.about["fd"] <= min(row["fd"] or math.inf for row in gan.history):
+                save_generator("generator_best.pth")
+            print_epoch(gan.history[-1], c.epochs)
             draw_grid()
             save_csv(checkpoints / "history.csv", gan.history)
             if gan.epoch % c.save_every == 0 or gan.epoch == c.epochs:  # last: resume counts on it
@@ -639,12 +573,11 @@ def train_gan(**settings):
                 saved = numbered(checkpoints, ".pth", last=gan.epoch)
                 for path in saved[:-c.keep_checkpoints] if c.keep_checkpoints else []:
                     path.unlink()
-        final, curves, gif = "generator_final.pth", "loss_curves.png", "training.gif"
-        save_whole(checkpoints / final, lambda file: torch.save(gan.G_ema.state_dict(), file))
-        save_curves(samples / curves, gan.history)
+        save_generator("generator_final.pth")
+        save_curves(samples / "loss_curves.png", gan.history)
         draw_grid()  # a resumed run may be over already, and its pictures elsewhere
-        save_gif(samples / gif, numbered(samples, ".png", last=gan.epoch))
-        print(f"Wrote {checkpoints / final}, {samples / curves} and {samples / gif}")
+        save_gif(samples / "training.gif", numbered(samples, ".png", last=gan.epoch))
+        print(f"Wrote {checkpoints}/generator_final.pth, {samples}/loss_curves.png, training.gif")
     except KeyboardInterrupt:
         saved = ["nothing yet", *numbered(checkpoints, ".pth")][-1]
         print(f"\nStopped in epoch {gan.epoch}. Saved: {saved}. --resume goes on from there "
@@ -654,16 +587,25 @@ def train_gan(**settings):
         torch.set_flush_denormal(False)
     return gan.G_ema, gan.history
 
-
 # ── Output ───────────────────────────────────────────────────────────────────────────────────────
 # Pictures and tables for people.
 
+def print_epoch(row, epochs):
+    """A row of the history -> its line on the screen, and what is to be warned of."""
+    line = (f"Epoch [{row['epoch']}/{epochs}] | D loss {row['d_loss']:.4f} | "
+            f"G loss {row['g_loss']:.4f} | {row['images_per_second']:,.0f} img/s")
+    print(line + (f" | FD {row['fd']:.2f} | {row['covered']} classes" if row["covered"] else ""))
+    if row["missing"]:
+        print(f"WARNING: only {row['covered']} classes in 2,000 samples, without {row['missing']}: "
+              "if that lasts, G has collapsed: lower LEARNING_RATE_G or set BETA1 to 0")
+    if row["d_accuracy"] > 0.98:
+        print(f"WARNING: D is right in {row['d_accuracy']:.1%} of cases, and G learns little from "
+              "such a D: lower LEARNING_RATE_D, raise DROPOUT or make D_HIDDEN smaller")
 
 def save_image(path, image):
     """Image (C, H, W) in [-1, 1], a range that is the same for all, C 1 or 3 -> a PNG file."""
     pixels = to_uint8(image).permute(1, 2, 0).squeeze(2).cpu().numpy()
     save_whole(path, lambda file: Image.fromarray(pixels).save(file, "png"))
-
 
 def save_grid(path, images, columns=None):
     """Images (N, C, H, W) in [-1, 1] -> one PNG file with all of them, about as wide as high."""
@@ -671,7 +613,6 @@ def save_grid(path, images, columns=None):
 
     grid = make_grid(images, columns or math.ceil(math.sqrt(len(images))), pad_value=-1.0)
     save_image(path, grid[:images.shape[1]])  # make_grid turns grey into three equal channels
-
 
 def save_gif(path, pictures):
     """Paths of pictures -> an endless GIF of at most 200 of them that rests on the last."""
@@ -686,16 +627,14 @@ def save_gif(path, pictures):
     save_whole(path, lambda file: frames[0].save(
         file, "gif", save_all=True, append_images=frames[1:], duration=pauses, loop=0))
 
-
 def save_csv(path, history):
     """A list of dicts with the same keys -> a CSV file with one line for each."""
     lines = [history[0].keys(), *(row.values() for row in history)]
-    text = "".join(",".join(map(str, line)) + "\n" for line in lines)
+    text = "".join(",".join("" if v is None else str(v) for v in line) + "\n" for line in lines)
     save_whole(path, lambda file: file.write(text.encode()))
 
-
 def save_curves(path, history):
-    """The history -> a plot of both losses; dashed, where they are when D can only guess."""
+    """The history -> a plot of both losses, dashed where they are when D can only guess, and FD."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
@@ -704,27 +643,172 @@ def save_curves(path, history):
         axes.plot(epochs, [row[name] for row in history], ".-", color=color, label=name)
         axes.axhline(guess, color=color, linestyle="--", label=f"{name} when D can only guess")
     axes.set(xlabel="epoch", ylabel="binary cross-entropy (nats)")
-    axes.legend()
+    axes.legend(loc="upper left")
+    right = axes.twinx()
+    right.plot(epochs, [row["fd"] or math.nan for row in history], ".-", color="C2")
+    right.set(yscale="log", ylabel="FD to the training images (green)")
     save_whole(path, lambda file: figure.savefig(file, format="png", dpi=120))
 
+# ── Metrics ──────────────────────────────────────────────────────────────────────────────────────
+# A small classifier, the judge, looks at drawn and at real images, and what it sees is compared.
+
+MNIST_JUDGE = BUNDLE.with_name("judge_mnist.pth")  # shipped, so that numbers can be compared
+
+class Judge(nn.Module):
+    """Images (N, C, H, W) in [-1, 1] -> logits (N, classes); `features`, the layer before, (N, 64).
+    `notes`: what else its file tells, such as `train`, the statistics of all training images."""
+
+    def __init__(self, classes=10, channels=1):
+        super().__init__()
+        layers = []
+        for n_in, n_out in itertools.pairwise([channels, 16, 32, 64]):
+            layers += [nn.Conv2d(n_in, n_out, 3, padding=1), nn.BatchNorm2d(n_out), nn.ReLU(),
+                       nn.MaxPool2d(2)]
+        layers += [nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(9 * 64, 64), nn.ReLU()]
+        self.features, self.classify = nn.Sequential(*layers), nn.Linear(64, classes)
+
+    def forward(self, images):
+        return self.classify(self.features(images))
+
+    @torch.no_grad()
+    def look(self, images):
+        """Images (N, C, H, W) uint8 -> features (N, 64), probabilities (N, classes), on the CPU."""
+        features = torch.cat([self.features(to_float(part)) for part in images.cpu().split(500)])
+        return features, self.classify(features).softmax(1)
+
+    def read(self, G, seed):
+        """A cheap reading of 2,000 samples -> "fd" to the training images, classes "covered" and
+        "missing", which have less than a tenth of their share."""
+        features, probabilities = self.look(to_uint8(G.sample(2000, seed)))
+        share = probabilities.argmax(1).bincount(minlength=probabilities.shape[1]) / 2000
+        missing = (share < 0.1 / len(share)).nonzero().flatten().tolist()
+        return {"fd": frechet_distance(*self.notes["train"], *statistics(features)),
+                "covered": f"{len(share) - len(missing)} of {len(share)}",
+                "missing": " ".join(map(str, missing))}
+
+def fit_judge(images, labels, epochs, seed=0):
+    """Images (N, C, H, W) uint8, labels (N,) -> a Judge that has learned the labels."""
+    torch.manual_seed(seed)
+    judge, loader = Judge(int(labels.max()) + 1, images.shape[1]), make_loader(images, labels, 128)
+    optimizer = torch.optim.AdamW(judge.parameters(), fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, epochs * len(loader))
+    for epoch in range(1, epochs + 1):
+        for batch, classes in tqdm(loader, f"Judge [{epoch}/{epochs}]", leave=False, disable=None):
+            descend(F.cross_entropy(judge(random_shift(to_float(batch))), classes), optimizer)
+            schedule.step()
+    return judge.eval()
+
+def train_judge(dataset=DATASET, data_dir=DATA_DIR, seed=SEED):
+    """Train the judge of a data set, save it with what it sees in the real images -> path.
+    Raises ValueError if there are only the bundled digits, whose judge is MNIST's."""
+    (images, labels, name), (test, test_labels, _) = (
+        load_dataset(dataset, data_dir, train) for train in (True, False))
+    if name == "mnist_5k":
+        raise ValueError(f"{MNIST_JUDGE} is trained on the whole of MNIST: name its folder by "
+                         "--data_dir, or train without metrics by METRICS_EVERY = 0")
+    judge = fit_judge(images, labels, epochs=8, seed=seed)
+    (features, _), (test_features, probabilities) = judge.look(images), judge.look(test)
+    accuracy = (probabilities.argmax(1) == test_labels).float().mean().item()
+    state = {"weights": judge.state_dict(), "classes": probabilities.shape[1],
+             "channels": images.shape[1], "accuracy": accuracy, "seed": seed,
+             "train": statistics(features), "test": statistics(test_features)}
+    path = MNIST_JUDGE if name == "mnist" else Path(data_dir) / f"judge_{name}.pth"
+    save_whole(path, lambda file: torch.save(state, file))
+    print(f"Wrote {path}, right on {accuracy:.2%} of {len(test)} test images (seed {seed})")
+    return path
+
+def load_judge(name, data_dir):
+    """-> the Judge of a data set, in eval mode; where there is none yet, it is trained.
+    Raises ValueError if its file is damaged."""
+    path = MNIST_JUDGE if name[:5] == "mnist" else Path(data_dir) / f"judge_{name}.pth"
+    if not path.exists():
+        print(f"Training a judge of {name} for the metrics, once; METRICS_EVERY = 0 does without")
+        train_judge(name, data_dir)
+    notes = load_weights(path)
+    try:
+        judge = Judge(notes["classes"], notes["channels"])
+        judge.load_state_dict(notes["weights"])
+    except (LookupError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{path} holds no judge: delete it or fetch the project anew") from error
+    judge.notes = notes
+    return judge.eval()
+
+def statistics(features):
+    """Features (N, d) -> their mean (d,) and covariance (d, d), in float64."""
+    return features.double().mean(0), features.double().T.cov()
+
+def frechet_distance(mean_a, cov_a, mean_b, cov_b):
+    """|mean_a - mean_b|² + tr(A + B - 2 (A B)^(1/2)) of two Gaussians; 0 where they are the same.
+    With S = A^(1/2), tr (A B)^(1/2) is the sum of the roots of the eigenvalues of S B S. Heusel et
+    al. 2017, arXiv 1706.08500; but not of Inception's features, so not to be compared with FID."""
+    values, vectors = torch.linalg.eigh(cov_a)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
+    return ((mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross).item()
+
+def inception_score(probabilities):
+    """Probabilities (N, K) -> exp of the mean KL(p(y|x) || p(y)): from 1, all alike, to K, all sure
+    and all classes equally often. Salimans et al. 2016, arXiv 1606.03498."""
+    p = probabilities.double().clamp(min=1e-12)
+    return (p * (p.log() - p.mean(0).log())).sum(1).mean().exp().item()
+
+def nearest(points, others, k=1):
+    """Points (N, d), others (M, d) -> distance (N,) of each point to its k-th nearest other."""
+    parts = [torch.cdist(part, others).kthvalue(k).values for part in points.split(500)]
+    return torch.cat(parts)
+
+def precision_recall(real, fake, k=3):
+    """Features (N, d), (M, d) -> share of fakes among the real, share of reals among the fake.
+    Among others is what lies within the distance of one of them to its k-th neighbour.
+    Precision: what is drawn looks real; recall: what is real gets drawn. Kynkaanniemi et al.
+    2019, 1904.06991."""
+    def share(points, others):
+        radii = nearest(others, others, k + 1)  # the nearest of all is the point itself
+        inside = [(torch.cdist(part, others) <= radii).any(1) for part in points.split(500)]
+        return torch.cat(inside).float().mean().item()
+
+    return share(fake, real), share(real, fake)
+
+def two_sample_accuracy(real, fake):
+    """Images (N, C, H, W) uint8 of both kinds -> share that a fresh network, trained on one half to
+    tell them apart, gets right in the other: 0.5 if none can be told, 1 if all can.
+    Lopez-Paz & Oquab 2017, Revisiting Classifier Two-Sample Tests, arXiv 1610.06545."""
+    n = min(len(real), len(fake)) // 2
+    classes = torch.arange(2).repeat_interleave(n)
+    critic = fit_judge(torch.cat([real[:n], fake[:n]]), classes, epochs=1)
+    _, probabilities = critic.look(torch.cat([real[n:2 * n], fake[n:2 * n]]))
+    return (probabilities.argmax(1) == classes).float().mean().item()
+
+def parzen_log_likelihood(samples, images, sigmas):
+    """Samples (M, d), images (N, d) in [0, 1] -> (S,) mean log-likelihood, in nats, of the images
+    under Gaussians of each sigma (S,) around the samples.
+    Goodfellow et al. 2014, section 5. It misleads: Theis et al. 2016, arXiv 1511.01844."""
+    total, d = torch.zeros(len(sigmas)), samples.shape[1]
+    for part in images.split(500):
+        squares = torch.cdist(part, samples).square()
+        total += torch.stack([(squares / (-2 * s * s)).logsumexp(1).sum() for s in sigmas])
+    return total / len(images) - math.log(len(samples)) - d / 2 * (2 * math.pi * sigmas**2).log()
 
 # ── Commands ─────────────────────────────────────────────────────────────────────────────────────
 # `train` is train_gan above; the others use what it has saved.
 
-
-@torch.no_grad()
-def generate(model_path="", num_samples=NUM_SAMPLES, seed=SEED, separate=False, interpolate=False,
-             show=False, samples_dir=SAMPLES_DIR, checkpoint_dir=CHECKPOINT_DIR):
-    """Draw digits with a trained generator -> path of the picture that was written.
-
-    Raises FileNotFoundError if there is no model, ValueError if its file is damaged or holds none.
-    """
+def find_model(model_path, checkpoint_dir):
+    """-> model_path or, if it is empty, the final generator, else the newest checkpoint."""
     final = [*Path(checkpoint_dir).glob("generator_final.pth")]
     found = [model_path] if model_path else final or numbered(checkpoint_dir, ".pth")
     if not found:
         raise FileNotFoundError(f"no generator in {checkpoint_dir}: train one by `python "
                                 "gan_mnist.py` or name one by --model_path")
-    G, path = load_generator(found[-1]), Path(samples_dir) / f"generated_seed_{seed}.png"
+    return Path(found[-1])
+
+@torch.no_grad()
+def generate(model_path="", num_samples=NUM_SAMPLES, seed=SEED, separate=False, interpolate=False,
+             show=False, samples_dir=SAMPLES_DIR, checkpoint_dir=CHECKPOINT_DIR):
+    """Draw digits with a trained generator -> path of the picture that was written.
+    Raises FileNotFoundError if there is no model, ValueError if its file is damaged or holds
+    none."""
+    model_path = find_model(model_path, checkpoint_dir)
+    G, path = load_generator(model_path), Path(samples_dir) / f"generated_seed_{seed}.png"
     images = G.sample(num_samples, seed)
     if interpolate:  # of independent a, b ~ N(0, 1), cos(t) a + sin(t) b is N(0, 1) for every t
         z = sample_z(num_samples + 1, G.latent_dim, seed)
@@ -732,7 +816,7 @@ def generate(model_path="", num_samples=NUM_SAMPLES, seed=SEED, separate=False, 
         images = torch.cat([G(t.cos() * a + t.sin() * b) for a, b in itertools.pairwise(z)])
         path = path.with_name(f"interpolation_seed_{seed}.png")
     save_grid(path, images, 10 if interpolate else None)
-    print(f"Wrote {path}, drawn by {found[-1]} ({G.about})")
+    print(f"Wrote {path}, drawn by {model_path} ({G.about})")
     if separate:
         for number, image in enumerate(images, 1):
             save_image(path.with_suffix("") / f"{number:04d}.png", image)
@@ -745,8 +829,60 @@ def generate(model_path="", num_samples=NUM_SAMPLES, seed=SEED, separate=False, 
         pyplot.show()
     return path
 
+def evaluate(model_path="", num_samples=10_000, seed=SEED, parzen=False, data_dir=DATA_DIR,
+             checkpoint_dir=CHECKPOINT_DIR):
+    """Measure a generator -> {"generated": figures, "real": the same of test images or, where there
+    are none, half of the training images}, also as a table and as a JSON file beside the model.
+    Raises what `generate` raises, and ValueError for less than 1,000 samples."""
+    if num_samples < 1000:
+        raise ValueError(f"NUM_SAMPLES (--num_samples) is {num_samples}: evaluate needs 1000")
+    model_path = find_model(model_path, checkpoint_dir)
+    G = load_generator(model_path)
+    train, _, name = load_dataset(G.about["data"].partition(",")[0], data_dir)
+    whole, judge = "mnist" if name == "mnist_5k" else name, load_judge(name, data_dir)
+    has_test = find_idx(whole, data_dir, train=False) is not None
+    test = load_dataset(whole, data_dir, train=False)[0] if has_test else train
+    train, test = (each[torch.randperm(len(each), generator=torch.Generator().manual_seed(seed))]
+                   for each in (train, test))
+    if not has_test:
+        train, test = train.chunk(2)
+    reference, validation = train.tensor_split([len(train) * 9 // 10])
+    generated, reference = to_uint8(G.sample(num_samples, seed)), reference[:num_samples]
+    real_features, figures = judge.look(reference)[0], {}
+    for column, images in (("generated", generated), ("real", test[:num_samples])):
+        features, p = judge.look(images)
+        to_test = statistics(features if column == "generated" else real_features)
+        share = p.argmax(1).bincount(minlength=p.shape[1]) / len(p)
+        precision, recall = precision_recall(real_features, features)
+        figures[column] = {
+            f"FD-{whole} to training images": frechet_distance(
+                *judge.notes["train"], *statistics(features)),
+            f"FD-{whole} to test images": frechet_distance(*judge.notes["test"], *to_test),
+            "Inception Score, by the judge": inception_score(p),
+            "precision": precision, "recall": recall,
+            "told from training images by a fresh network": two_sample_accuracy(reference, images),
+            "distance to the nearest training image": nearest(
+                images[:1000].flatten(1) / 255, train.flatten(1) / 255).median().item(),
+            "share below 90% confidence": (p.amax(1) < 0.9).float().mean().item(),
+            "classes covered": (share >= 0.1 / len(share)).sum().item(),
+            "KL of the classes to uniform": share.xlogy(share * len(share)).sum().item(),
+            **{f"share of class {label}": each for label, each in enumerate(share.tolist())}}
+        if parzen:
+            samples = (generated if column == "generated" else reference).flatten(1) / 255
+            sigmas = torch.logspace(-1, -0.3, 15)
+            best = parzen_log_likelihood(samples, validation.flatten(1) / 255, sigmas).argmax()
+            figures[column]["Parzen log-likelihood of test images (nats)"] = parzen_log_likelihood(
+                samples, test.flatten(1) / 255, sigmas[best:best + 1]).item()
+    about = {"model": str(model_path), **G.about, "samples": num_samples, "seed": seed,
+             "real": "test images" if has_test else "half of the training images"}
+    print(*(f"{key}: {value}" for key, value in about.items()), sep=", ")
+    for key, value in figures["generated"].items():
+        print(f"{key:48}{value:12.4f}{figures['real'][key]:12.4f}")
+    text = json.dumps({"about": about, **figures}, indent=1)
+    save_whole(model_path.with_suffix(".json"), lambda file: file.write(text.encode()))
+    return figures
 
-COMMANDS = {"train": train_gan, "generate": generate}
+COMMANDS = {"train": train_gan, "generate": generate, "evaluate": evaluate, "judge": train_judge}
 
 # ── Command line ─────────────────────────────────────────────────────────────────────────────────
 # The constants are the flags: their names, their values, and as help the comments behind them.
@@ -756,8 +892,8 @@ EXTRA_FLAGS = {  # flags of the commands other than train, that have no constant
     "separate": "write each digit as a PNG file of its own too",
     "interpolate": "draw walks from one random point to the next, one in a row",
     "show": "open the picture with matplotlib",
+    "parzen": "measure the Parzen-window log-likelihood too, as papers of 2014 did",
 }
-
 
 PATH, SWITCH, LISTS = "a path", "True or False", ("g_hidden", "d_hidden")
 RULES = {  # setting: its choices, or the lowest and the highest number, a whole one if they are
@@ -766,38 +902,37 @@ RULES = {  # setting: its choices, or the lowest and the highest number, a whole
     "d_hidden": (1, 65536), "dropout": (0.0, 0.99), "epochs": (1, 10**6), "batch_size": (2, 10**6),
     "learning_rate_g": (0.0, 10.0), "learning_rate_d": (0.0, 10.0), "lr_decay_start": (0, 10**6),
     "beta1": (0.0, 0.9999), "beta2": (0.0, 0.999999), "ema_decay": (0.0, 0.999999),
-    "label_smoothing": (0.0, 0.5), "grad_clip": (0.0, 1e6), "seed": (0, 2**31),
-    "device": ["auto", "cuda", "mps", "cpu"], "precision": ["auto", "fp32", "bf16"],
-    "resume": SWITCH, "overwrite": SWITCH, "samples_dir": PATH, "checkpoint_dir": PATH,
-    "save_every": (1, 10**6), "keep_checkpoints": (0, 10**6), "num_samples": (1, 10**4),
-    "model_path": PATH, "separate": SWITCH, "interpolate": SWITCH, "show": SWITCH,
+    "label_smoothing": (0.0, 0.5), "gradient_penalty": (0.0, 1e6), "grad_clip": (0.0, 1e6),
+    "seed": (0, 2**31), "device": ["auto", "cuda", "mps", "cpu"],
+    "precision": ["auto", "fp32", "bf16"], "resume": SWITCH, "overwrite": SWITCH,
+    "samples_dir": PATH, "checkpoint_dir": PATH, "save_every": (1, 10**6),
+    "keep_checkpoints": (0, 10**6), "num_samples": (1, 10**4), "metrics_every": (0, 10**6),
+    "model_path": PATH, "separate": SWITCH, "interpolate": SWITCH, "show": SWITCH, "parzen": SWITCH,
 }
 Config = collections.namedtuple("Config", [name for name in RULES if name not in EXTRA_FLAGS])
 
-
 def check(name, value):
     """A setting, as a constant, a flag or an argument gives it -> its value in its own type.
-
-    Raises ValueError naming the setting and what it allows.
-    """
+    Raises ValueError naming the setting and what it allows."""
     rule = RULES[name]
-    if rule in (PATH, SWITCH):
-        allowed, fits = rule, isinstance(value, bool if rule is SWITCH else (str, os.PathLike))
-    elif isinstance(rule, list):
-        allowed, fits = " | ".join(rule), value in rule
-    else:
-        kind, fits = type(rule[0]), False
+    if isinstance(rule, tuple):
+        kind = type(rule[0])
         allowed = f"{'a whole number' if kind is int else 'a number'} from {rule[0]} to {rule[1]}"
         with contextlib.suppress(TypeError, ValueError, OverflowError):
             given = [*value] if name in LISTS and not isinstance(value, str) else [value]
-            numbers = tuple(kind(each) for each in given)
-            pairs = zip(numbers, given, strict=True)
-            if given and all(rule[0] <= n <= rule[1] and n == float(each) for n, each in pairs):
+            numbers = tuple(map(kind, given))
+            if numbers and all(rule[0] <= n <= rule[1] for n in numbers) and (
+                    [*numbers] == [*map(float, given)]):
                 return numbers if name in LISTS else numbers[0]
-    if not fits:
-        raise ValueError(f"{name.upper()} (--{name}) is {value!r}: allowed is {allowed}")
-    return str(value) if rule is PATH else value
-
+    elif isinstance(rule, list):
+        allowed = " | ".join(rule)
+        if value in rule:
+            return value
+    else:
+        allowed = rule
+        if isinstance(value, bool if rule is SWITCH else (str, os.PathLike)):
+            return value if rule is SWITCH else str(value)
+    raise ValueError(f"{name.upper()} (--{name}) is {value!r}: allowed is {allowed}")
 
 def make_config(**settings):
     """Settings -> all of them, checked and frozen; for those not given the constants hold."""
@@ -809,17 +944,15 @@ def make_config(**settings):
         raise ValueError("RESUME and OVERWRITE exclude each other: go on with a run or delete it")
     return config
 
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise ValueError(f"{message}; --help shows all flags")
-
-
 def build_parser():
     """-> the parser: a flag for each constant, in their order and groups, read from this file."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                    usage=f"python gan_mnist.py [{' | '.join(COMMANDS)}] [flags]",
-                    allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage=f"python gan_mnist.py [{' | '.join(COMMANDS)}] [flags]", allow_abbrev=False,
+        argument_default=argparse.SUPPRESS)
+
+    def error(message):
+        raise ValueError(f"{message}; --help shows all flags")
 
     def add(group, name, text):
         if RULES[name] is SWITCH:
@@ -830,18 +963,17 @@ def build_parser():
             group.add_argument(f"--{name}", nargs="+" if name in LISTS else None, metavar="X",
                                help=text.replace("%", "%%"))
 
+    parser.error = error
     for line in Path(__file__).read_text(encoding="utf-8").partition("# ── Data")[0].splitlines():
         if match := re.fullmatch(r"# (data|networks|training|output)", line):
             group = parser.add_argument_group(match[1])
         match = re.fullmatch(r"([A-Z][A-Z0-9_]*) *= *(.*?)(?:  # (.+))?", line)
         if match and match[1].lower() in Config._fields:
             add(group, match[1].lower(), f"{match[3] or ''} [{match[2]}]")
-    group = parser.add_argument_group(
-        "generate, which also takes --seed, --num_samples, --samples_dir and --checkpoint_dir")
+    group = parser.add_argument_group("generate and evaluate, which take some of the above too")
     for name, text in EXTRA_FLAGS.items():
         add(group, name, text)
     return parser
-
 
 def main(argv=None):
     """Run the command line -> exit code: 0, 1 failed, 2 wrong input, 130 stopped by Ctrl-C."""
@@ -861,7 +993,6 @@ def main(argv=None):
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, (ValueError, FileNotFoundError)) else 1
     return 0
-
 
 if __name__ == "__main__":
     if hasattr(sys.stdout, "reconfigure"):  # not so in a notebook

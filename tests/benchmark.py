@@ -78,7 +78,7 @@ def customary_steps(images, labels, batch_size, config):
 def our_steps(images, labels, batch_size, config, precision):
     """Train as gan_mnist.py does, one step for each next()."""
     config = config._replace(precision=precision)
-    gan = gan_mnist.GAN(config, images.shape[1:], torch.device("cpu"), shift=False)
+    gan = gan_mnist.GAN(config, images.shape[1:], shift=False)
     loader = gan_mnist.make_loader(images, labels, batch_size)
     for real, _ in itertools.chain.from_iterable(itertools.repeat(loader)):
         yield gan.train_step(gan_mnist.to_float(real))
@@ -127,7 +127,7 @@ def main():
     torch.set_flush_denormal(True)
     images, labels, name = gan_mnist.load_dataset(args.dataset, args.data_dir)
     config = gan_mnist.make_config(device="cpu", d_hidden=args.d_hidden)
-    precision = str(gan_mnist.choose_precision("auto", torch.device("cpu")))[6:]
+    precision = str(gan_mnist.choose_device("cpu", "auto")[1])[6:]
     print(
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}, "
         f"{name}, D {config.d_hidden}; default precision here: {precision}"

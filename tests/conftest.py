@@ -13,7 +13,14 @@ sys.path.insert(0, str(ROOT))
 
 import gan_mnist
 
-TINY = {"g_hidden": (16,), "d_hidden": (16,), "latent_dim": 8, "batch_size": 100, "num_samples": 9}
+TINY = {
+    "g_hidden": (16,),
+    "d_hidden": (16,),
+    "latent_dim": 8,
+    "batch_size": 100,
+    "num_samples": 9,
+    "metrics_every": 0,
+}
 TINY_FLAGS = [
     "--g_hidden",
     "16",
@@ -25,6 +32,8 @@ TINY_FLAGS = [
     "100",
     "--num_samples",
     "9",
+    "--metrics_every",
+    "0",
     "--data_dir",
     "digits",
 ]

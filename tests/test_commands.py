@@ -121,7 +121,8 @@ def test_a_wrong_flag_is_one_line_with_exit_code_2(folder, capsys, flags):
 
 def test_an_edited_constant_in_a_copy_of_the_script_is_obeyed_or_refused(folder):
     (folder / "data").mkdir()
-    (folder / "data/mnist_5k.png").write_bytes(gan_mnist.BUNDLE.read_bytes())
+    for path in (gan_mnist.BUNDLE, gan_mnist.MNIST_JUDGE):
+        (folder / "data" / path.name).write_bytes(path.read_bytes())
     edited = SCRIPT.replace('DATASET = "mnist"', 'DATASET = "mnist_5k"').replace(
         "EPOCHS = 35", "EPOCHS = 1"
     )
@@ -238,7 +239,7 @@ def test_generate_without_a_model_says_how_to_get_one(folder, capsys):
     assert code == 2
     assert "no generator in checkpoints" in line and "python gan_mnist.py" in line
     code, line = fails(capsys, "generate", "--model_path", "missing.pth")
-    assert (code, line) == (2, "error: missing.pth does not exist")
+    assert (code, line) == (2, "error: missing.pth cannot be read: No such file or directory")
 
 
 def test_generate_refuses_what_is_no_generator_in_one_line(trained, folder, capsys):

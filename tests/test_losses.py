@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gan_mnist import discriminator_loss, generator_loss
+from gan_mnist import Discriminator, discriminator_loss, generator_loss, gradient_penalty
 
 REAL, FAKE = torch.randn(2, 50, generator=torch.Generator().manual_seed(0)).mul(3).double()
 
@@ -45,3 +45,29 @@ def test_generator_gradient_is_strong_where_d_is_sure_of_the_fake():
 def test_extreme_logits_stay_finite():
     far = torch.tensor([-1e4, 1e4])
     assert torch.isfinite(discriminator_loss(far, far)) and torch.isfinite(generator_loss(far))
+
+
+def test_gradient_penalty_of_a_linear_d_is_the_squared_norm_of_its_weights():
+    weights = torch.randn(784)
+    images = torch.randn(5, 1, 28, 28, requires_grad=True)
+    logits = images.flatten(1) @ weights + 3
+    assert gradient_penalty(logits, images).item() == pytest.approx(weights.square().sum().item())
+
+
+def test_gradient_penalty_of_the_mlp_is_the_product_of_its_weights_and_slopes():
+    D = Discriminator(hidden=(20, 10))
+    images = torch.rand(50, 1, 28, 28, requires_grad=True)
+    one, two, last = (layer for layer in D.layers if isinstance(layer, torch.nn.Linear))
+    hidden = one((images + 1).flatten(1))
+    slopes_1 = torch.where(hidden > 0, 1.0, 0.2)
+    slopes_2 = torch.where(two(F.leaky_relu(hidden, 0.2)) > 0, 1.0, 0.2)
+    gradients = ((last.weight * slopes_2) @ two.weight * slopes_1) @ one.weight
+    expected = gradients.square().sum(1).mean()
+    penalty = gradient_penalty(D(images), images)
+    assert penalty.item() == pytest.approx(expected.item(), rel=1e-5)
+    for ours, theirs in zip(
+        torch.autograd.grad(penalty, [one.weight, two.weight, last.weight]),
+        torch.autograd.grad(expected, [one.weight, two.weight, last.weight]),
+        strict=True,
+    ):
+        assert torch.allclose(ours, theirs, atol=1e-6)

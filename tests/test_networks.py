@@ -46,6 +46,14 @@ def test_z_becomes_images_in_the_range_of_tanh_and_images_become_one_logit_each(
     assert ((probabilities > 0) & (probabilities < 1)).all()
 
 
+def test_black_reaches_the_first_layer_of_d_as_zero():
+    D = Discriminator(hidden=(20,))
+    seen = []
+    D.layers[1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    D(torch.full((1, 1, 28, 28), -1.0))
+    assert (seen[0] == 0).all()
+
+
 def test_other_sizes_follow_from_the_arguments():
     G = Generator(latent_dim=7, hidden=(5,), image_shape=(3, 8, 6))
     images = G(torch.randn(4, 7))

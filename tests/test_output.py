@@ -81,8 +81,8 @@ def test_csv_is_read_back_as_it_was_written(tmp_path):
 
 
 def test_curves_are_a_picture_of_both_losses(tmp_path):
-    flat = [{"epoch": n, "d_loss": 1.0, "g_loss": 1.0} for n in range(1, 9)]
-    steep = [{"epoch": n, "d_loss": n, "g_loss": 9.0 - n} for n in range(1, 9)]
+    flat = [{"epoch": n, "d_loss": 1.0, "g_loss": 1.0, "fd": None} for n in range(1, 9)]
+    steep = [{"epoch": n, "d_loss": n, "g_loss": 9.0 - n, "fd": 10.0**-n} for n in range(1, 9)]
     for name, history in (("flat", flat), ("steep", steep)):
         gan_mnist.save_curves(tmp_path / f"{name}.png", history)
     flat, steep = (

@@ -1,0 +1,409 @@
+"""Metrics: each against a closed form or another implementation, and against known damage."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+import scipy.linalg
+import scipy.stats
+import torch
+from conftest import fails, same_tensors
+from sklearn.neighbors import KernelDensity, NearestNeighbors
+
+import gan_mnist
+
+
+def points(n, d, seed=0, scale=1.0):
+    return scale * torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def judge():
+    return gan_mnist.load_judge("mnist", "nowhere")
+
+
+@pytest.fixture(scope="module")
+def halves():
+    """The bundled digits, images and labels, in two halves that have no image in common."""
+    images, labels = gan_mnist.load_bundle()
+    return (images[::2], labels[::2]), (images[1::2], labels[1::2])
+
+
+# ── the formulas ──
+
+
+def test_statistics_are_numpys_mean_and_covariance():
+    features = points(500, 6)
+    mean, covariance = gan_mnist.statistics(features)
+    assert np.allclose(mean, features.double().numpy().mean(0))
+    assert np.allclose(covariance, np.cov(features.double().numpy(), rowvar=False))
+
+
+def test_frechet_distance_of_equal_covariances_is_the_squared_distance_of_the_means():
+    mean, covariance = gan_mnist.statistics(points(500, 6))
+    step = torch.arange(6.0).double()
+    same = gan_mnist.frechet_distance(mean, covariance, mean, covariance)
+    moved = gan_mnist.frechet_distance(mean, covariance, mean + step, covariance)
+    assert same == pytest.approx(0, abs=1e-9)
+    assert moved == pytest.approx(step.square().sum().item())
+
+
+def test_frechet_distance_equals_the_formula_with_scipys_matrix_root():
+    mix = points(6, 6, seed=3)
+    a = gan_mnist.statistics(points(500, 6, seed=1) @ mix)
+    b = gan_mnist.statistics(points(400, 6, seed=2, scale=2.0) + 0.5)
+    root = scipy.linalg.sqrtm(a[1].numpy() @ b[1].numpy())
+    expected = (a[0] - b[0]).square().sum() + np.trace((a[1] + b[1]).numpy() - 2 * root.real)
+    assert gan_mnist.frechet_distance(*a, *b) == pytest.approx(expected.item())
+    assert gan_mnist.frechet_distance(*b, *a) == pytest.approx(expected.item())
+
+
+def test_frechet_distance_takes_features_that_never_vary():
+    features = torch.cat([points(500, 3), torch.zeros(500, 2)], 1)
+    assert gan_mnist.frechet_distance(
+        *gan_mnist.statistics(features), *gan_mnist.statistics(features + 1)
+    ) == pytest.approx(5, abs=1e-5)
+
+
+def test_inception_score_is_1_for_no_opinion_and_the_number_of_classes_for_perfect_balance():
+    assert gan_mnist.inception_score(torch.full((50, 10), 0.1)) == pytest.approx(1)
+    assert gan_mnist.inception_score(torch.eye(10).repeat(5, 1)) == pytest.approx(10)
+    assert gan_mnist.inception_score(torch.eye(10)[:1].repeat(5, 1)) == pytest.approx(1)
+
+
+def test_inception_score_equals_scipys_relative_entropies():
+    p = points(200, 10).softmax(1).double().numpy()
+    expected = math.exp(np.mean([scipy.stats.entropy(row, p.mean(0)) for row in p]))
+    assert gan_mnist.inception_score(torch.from_numpy(p)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_nearest_distances_equal_scikit_learns(k):
+    some, others = points(700, 5), points(300, 5, seed=1)
+    distances, _ = NearestNeighbors(n_neighbors=k).fit(others).kneighbors(some)
+    assert np.allclose(gan_mnist.nearest(some, others, k), distances[:, -1], atol=1e-4)
+
+
+def test_precision_and_recall_equal_those_of_scikit_learns_neighbours():
+    real, fake = points(300, 4), points(250, 4, seed=1, scale=0.6) + 0.4
+
+    def share(some, others):  # k = 3 neighbours, not counting the point itself
+        radii = NearestNeighbors(n_neighbors=4).fit(others).kneighbors(others)[0][:, -1]
+        distances = np.linalg.norm(some[:, None].numpy() - others[None].numpy(), axis=2)
+        return (distances <= radii).any(1).mean()
+
+    precision, recall = gan_mnist.precision_recall(real, fake)
+    assert precision == pytest.approx(share(fake, real))
+    assert recall == pytest.approx(share(real, fake))
+    assert recall < precision < 1
+
+
+def test_precision_and_recall_of_far_apart_sets_are_0_and_of_equal_ones_1():
+    real = points(100, 4)
+    assert gan_mnist.precision_recall(real, real + 100) == (0, 0)
+    assert gan_mnist.precision_recall(real, real) == (1, 1)
+
+
+def test_parzen_log_likelihood_equals_scikit_learns_kernel_density():
+    samples, images = points(600, 3), points(700, 3, seed=1)
+    sigmas = torch.tensor([0.2, 0.5])
+    expected = [
+        KernelDensity(bandwidth=sigma).fit(samples).score_samples(images).mean()
+        for sigma in sigmas.tolist()
+    ]
+    ours = gan_mnist.parzen_log_likelihood(samples, images, sigmas)
+    assert np.allclose(ours, expected, rtol=1e-4)
+
+
+# ── the shipped judge ──
+
+
+def test_the_shipped_judge_is_small_and_right_and_says_where_it_comes_from(judge, halves):
+    assert gan_mnist.MNIST_JUDGE.stat().st_size < 500_000
+    assert judge.notes["accuracy"] >= 0.993  # on the test images, which are not bundled
+    assert judge.notes["seed"] == 0
+    for images, labels in halves:
+        _, probabilities = judge.look(images)
+        assert (probabilities.argmax(1) == labels).float().mean() > 0.99
+        assert torch.allclose(probabilities.sum(1), torch.ones(len(images)))
+
+
+def test_the_judge_knows_the_statistics_of_60000_training_images(judge, halves):
+    features, _ = judge.look(torch.cat([halves[0][0], halves[1][0]]))
+    near = gan_mnist.frechet_distance(*judge.notes["train"], *gan_mnist.statistics(features))
+    floor = gan_mnist.frechet_distance(*judge.notes["train"], *judge.notes["test"])
+    assert 0 < near < 2  # 5,000 of the 60,000, each class equally often
+    assert 0 < floor < 1
+
+
+# ── known damage ──
+
+
+def measure(judge, reference, images):
+    features, p = judge.look(images)
+    real, _ = judge.look(reference)
+    precision, recall = gan_mnist.precision_recall(real, features)
+    return {
+        "fd": gan_mnist.frechet_distance(*judge.notes["train"], *gan_mnist.statistics(features)),
+        "score": gan_mnist.inception_score(p),
+        "precision": precision,
+        "recall": recall,
+        "sure": (p.amax(1) > 0.9).float().mean().item(),
+    }
+
+
+@pytest.fixture(scope="module")
+def undamaged(judge, halves):
+    return measure(judge, halves[0][0], halves[1][0])
+
+
+def test_noise_moves_distance_and_precision_and_score(judge, halves, undamaged):
+    images = gan_mnist.to_float(halves[1][0])
+    noisy = gan_mnist.to_uint8(images + 0.7 * torch.randn(images.shape).abs())
+    damaged = measure(judge, halves[0][0], noisy)
+    assert damaged["fd"] > 20 * undamaged["fd"]
+    assert damaged["precision"] < undamaged["precision"] - 0.1
+    assert damaged["score"] < undamaged["score"] - 1
+
+
+def test_two_digits_in_one_image_move_confidence(judge, halves, undamaged):
+    images = halves[1][0]
+    both = torch.maximum(images, images.roll(1250, 0))  # a digit and one five classes further
+    damaged = measure(judge, halves[0][0], both)
+    assert damaged["sure"] < undamaged["sure"] - 0.2
+    assert damaged["fd"] > 20 * undamaged["fd"]
+
+
+def test_a_missing_digit_moves_distance_and_recall_but_not_precision(judge, halves, undamaged):
+    images, labels = halves[1]
+    damaged = measure(judge, halves[0][0], images[labels != 3])
+    assert damaged["fd"] > 3 * undamaged["fd"]
+    assert damaged["recall"] < undamaged["recall"] - 0.05
+    assert abs(damaged["precision"] - undamaged["precision"]) < 0.03
+    assert damaged["score"] == pytest.approx(9, abs=0.2)
+
+
+def test_one_digit_only_is_a_score_of_1_and_a_recall_of_a_tenth(judge, halves, undamaged):
+    images, labels = halves[1]
+    damaged = measure(judge, halves[0][0], images[labels == 1])
+    assert damaged["fd"] > 50 * undamaged["fd"]
+    assert damaged["score"] < 1.2
+    assert damaged["recall"] < 0.15
+
+
+def test_copies_of_training_images_have_no_distance_to_them(halves):
+    train, test = (half[0].flatten(1) / 255 for half in halves)
+    copies = gan_mnist.nearest(train[::5], train)
+    others = gan_mnist.nearest(test[::5], train)
+    assert copies.max() < 0.05 < 3 < others.median()
+
+
+def test_a_fresh_network_tells_real_from_noise_but_not_real_from_real(halves, monkeypatch):
+    monkeypatch.setattr(gan_mnist, "EPOCH_IMAGES", 10_000)
+    (images, _), (others, _) = halves
+    order = torch.randperm(2500, generator=torch.Generator().manual_seed(0))
+    images, others = images[order], others[order]
+    noisy = gan_mnist.to_uint8(gan_mnist.to_float(others) + 0.3 * torch.randn(others.shape))
+    assert abs(gan_mnist.two_sample_accuracy(images, others) - 0.5) < 0.06
+    assert gan_mnist.two_sample_accuracy(images, noisy) > 0.95
+
+
+# ── in a run ──
+
+
+class OneImage:
+    """A generator that has collapsed."""
+
+    def __init__(self, image):
+        self.image = image
+
+    def sample(self, num_samples, seed=None):
+        return gan_mnist.to_float(self.image).expand(num_samples, 1, 28, 28)
+
+
+def test_a_reading_names_the_missing_classes(judge, halves):
+    images, labels = halves[0]
+    reading = judge.read(OneImage(images[labels == 4][0]), seed=0)
+    assert reading["covered"] == "1 of 10"
+    assert reading["missing"] == "0 1 2 3 5 6 7 8 9"
+    assert reading["fd"] > 100
+
+
+def test_collapse_is_said_with_what_to_do(train, capsys, monkeypatch, halves):
+    images, labels = halves[0]
+    collapsed = OneImage(images[labels == 7][0])
+    monkeypatch.setattr(gan_mnist.Generator, "sample", lambda G, *_: collapsed.sample(*_))
+    train(epochs=1, metrics_every=1)
+    warning = [line for line in capsys.readouterr().out.splitlines() if "WARNING" in line]
+    assert len(warning) == 1
+    assert "only 1 of 10 classes in 2,000 samples" in warning[0]
+    assert "0 1 2 3 4 5 6 8 9" in warning[0] and "LEARNING_RATE_G" in warning[0]
+
+
+def rows(folder):
+    with (folder / "checkpoints/history.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_readings_are_on_the_line_in_the_history_and_choose_the_best_generator(
+    train, folder, capsys
+):
+    _, history = train(epochs=4, metrics_every=1)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Epoch")]
+    fds = [row["fd"] for row in history]
+    for line, row in zip(lines, history, strict=True):
+        assert f"| FD {row['fd']:.2f} | {row['covered']} classes" in line
+    assert [float(row["fd"]) for row in rows(folder)] == fds
+    best = gan_mnist.load_generator("checkpoints/generator_best.pth")
+    assert best.about["epochs"] == 1 + fds.index(min(fds))
+    judge = gan_mnist.load_judge("mnist", "nowhere")
+    assert judge.read(best, 0)["fd"] == pytest.approx(min(fds), rel=1e-6)
+    assert best.about["fd"] == min(fds)
+
+
+def test_readings_come_every_metrics_every_epochs_and_0_means_never(train, folder):
+    _, history = train(epochs=3, metrics_every=2)
+    assert [row["fd"] is None for row in history] == [True, False, True]
+    assert [row["fd"] == "" for row in rows(folder)] == [True, False, True]
+    _, history = train(epochs=1, out="b", metrics_every=0)
+    assert history[0]["fd"] is None
+    assert not (folder / "b/checkpoints/generator_best.pth").exists()
+
+
+def test_a_resumed_run_reads_what_an_undisturbed_one_reads_and_a_new_one_clears_the_best(
+    train, folder
+):
+    train(epochs=4, out="a", metrics_every=1)
+    train(epochs=2, out="b", metrics_every=1)
+    train(epochs=4, out="b", metrics_every=1, resume=True)
+    for name in ("generator_best.pth", "generator_final.pth"):
+        a, b = (gan_mnist.load_weights(folder / run / "checkpoints" / name) for run in "ab")
+        assert same_tensors(a, b)
+    fds = [[row["fd"] for row in rows(folder / run)] for run in "ab"]
+    assert fds[0] == fds[1]
+    train(epochs=1, out="b", metrics_every=0, overwrite=True)
+    assert not (folder / "b/checkpoints/generator_best.pth").exists()
+
+
+def test_readings_change_nothing_in_the_training(train, folder):
+    a, _ = train(epochs=2, out="a", metrics_every=1)
+    b, _ = train(epochs=2, out="b", metrics_every=0)
+    for ours, theirs in zip(a.parameters(), b.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+# ── judges of other data sets ──
+
+
+def test_another_set_gets_a_judge_on_first_use_that_is_kept(train, folder, capsys):
+    (folder / "digits/MNIST").rename(folder / "digits/KMNIST")
+    train(epochs=1, dataset="kmnist", metrics_every=1)
+    assert "Training a judge of kmnist" in capsys.readouterr().out
+    path = folder / "digits/judge_kmnist.pth"
+    notes, time = gan_mnist.load_weights(path), path.stat().st_mtime_ns
+    train(epochs=2, dataset="kmnist", metrics_every=1, resume=True)
+    assert path.stat().st_mtime_ns == time
+    assert notes["accuracy"] > 0.9  # its test images are its training images here
+    path.unlink()
+    assert gan_mnist.main(["judge", "--dataset", "kmnist", "--data_dir", "digits"]) == 0
+    assert same_tensors(gan_mnist.load_weights(path), notes)
+
+
+def test_the_bundle_alone_trains_no_judge(capsys):
+    code, line = fails(capsys, "judge", "--dataset", "mnist_5k")
+    assert code == 2
+    assert "--data_dir" in line
+
+
+def test_a_damaged_judge_is_named(train, folder, capsys, monkeypatch):
+    monkeypatch.setattr(gan_mnist, "MNIST_JUDGE", folder / "judge.pth")
+    flags = ["--dataset", "mnist_5k", "--metrics_every", "1"]
+    whole = gan_mnist.load_weights(gan_mnist.BUNDLE.with_name("judge_mnist.pth"))
+    for content in (b"", b"no judge", {"weights": {}}, {**whole, "classes": 7}):
+        if isinstance(content, bytes):
+            gan_mnist.MNIST_JUDGE.write_bytes(content)
+        else:
+            torch.save(content, gan_mnist.MNIST_JUDGE)
+        code, line = fails(capsys, *flags)
+        assert code == 2
+        assert "judge.pth" in line
+    assert not (folder / "checkpoints").exists()
+
+
+# ── evaluate ──
+
+
+@pytest.fixture
+def evaluated(train, folder, capsys):
+    train(epochs=1)
+    capsys.readouterr()
+    figures = gan_mnist.evaluate(num_samples=1000, data_dir="digits", parzen=True)
+    return figures, capsys.readouterr().out
+
+
+def test_evaluate_prints_and_keeps_what_it_returns(evaluated, folder):
+    figures, printed = evaluated
+    with (folder / "checkpoints/generator_final.json").open() as file:
+        kept = json.load(file)
+    assert {column: kept[column] for column in ("generated", "real")} == figures
+    about = kept["about"]
+    assert about["data"].startswith("mnist, 1000 images") and about["epochs"] == 1
+    assert (about["samples"], about["seed"], about["real"]) == (1000, 0, "test images")
+    assert "epochs: 1, " in printed
+    for key, value in figures["generated"].items():
+        line = next(line for line in printed.splitlines() if line.startswith(f"{key} "))
+        assert line.split()[-2:] == [f"{value:.4f}", f"{figures['real'][key]:.4f}"]
+
+
+def test_evaluate_measures_the_generator_that_it_is_given(evaluated, judge):
+    figures, _ = evaluated
+    G = gan_mnist.load_generator("checkpoints/generator_final.pth")
+    features, p = judge.look(gan_mnist.to_uint8(G.sample(1000, 0)))
+    generated = figures["generated"]
+    assert generated["FD-mnist to training images"] == pytest.approx(
+        gan_mnist.frechet_distance(*judge.notes["train"], *gan_mnist.statistics(features))
+    )
+    assert generated["Inception Score, by the judge"] == pytest.approx(gan_mnist.inception_score(p))
+    shares = [generated[f"share of class {label}"] for label in range(10)]
+    assert sum(shares) == pytest.approx(1)
+    assert generated["KL of the classes to uniform"] == pytest.approx(
+        scipy.stats.entropy(shares, [0.1] * 10), abs=1e-5
+    )
+
+
+def test_evaluate_finds_real_digits_better_than_those_of_an_untrained_generator(evaluated):
+    generated, real = evaluated[0]["generated"], evaluated[0]["real"]
+    assert real["FD-mnist to training images"] < 5 < generated["FD-mnist to training images"]
+    assert real["FD-mnist to test images"] < 5 < generated["FD-mnist to test images"]
+    assert real["classes covered"] == 10
+    assert real["precision"] > generated["precision"]
+    assert real["recall"] > generated["recall"]
+    key = "Parzen log-likelihood of test images (nats)"
+    assert real[key] > generated[key]
+
+
+def test_without_test_images_one_half_of_the_training_images_stands_in_for_them(
+    train, folder, capsys
+):
+    for path in (folder / "digits/MNIST/raw").glob("t10k*"):
+        path.unlink()
+    train(epochs=1)
+    figures = gan_mnist.evaluate(num_samples=1000, data_dir="digits")
+    assert "half of the training images" in capsys.readouterr().out
+    assert figures["real"]["distance to the nearest training image"] > 3
+
+
+def test_evaluate_refuses_too_few_samples_in_one_line(train, capsys):
+    train(epochs=1)
+    capsys.readouterr()
+    code, line = fails(capsys, "evaluate", "--num_samples", "999", "--data_dir", "digits")
+    assert code == 2
+    assert "NUM_SAMPLES" in line and "1000" in line
+
+
+def test_evaluate_without_a_model_says_how_to_get_one(folder, capsys):
+    code, line = fails(capsys, "evaluate", "--data_dir", "digits")
+    assert code == 2
+    assert "--model_path" in line
