@@ -13,9 +13,8 @@
     python gan_mnist.py evaluate                   measure how good its digits are
 
 Each epoch writes generated_samples/epoch_0001.png (a grid of digits, always from the same z),
-checkpoints/epoch_0001.pth (all that --resume needs, every SAVE_EVERY epochs) and history.csv; the
-end of a run checkpoints/generator_final.pth, generated_samples/loss_curves.png and training.gif.
-In a notebook:
+checkpoints/epoch_0001.pth (all that --resume needs) and history.csv; the end of a run
+checkpoints/generator_final.pth, generated_samples/loss_curves.png and training.gif. In a notebook:
 
     from gan_mnist import load_generator
     images = load_generator("checkpoints/generator_final.pth").sample(64, seed=0)  # in [-1, 1]
@@ -62,15 +61,16 @@ AUGMENT = "auto"  # none | shift (real and fake, up to 2 pixels) | auto (shift w
 # networks
 LATENT_DIM = 100  # length of the noise vector z
 G_HIDDEN = (256, 512, 1024)  # widths of the generator's hidden layers
-D_HIDDEN = (1024, 512)  # widths of the discriminator's hidden layers; classic 512 256
+D_HIDDEN = (512, 256)  # widths of the discriminator's hidden layers
 DROPOUT = 0.0  # share of D's hidden units switched off in a step; classic 0.3
 
 # training
-EPOCHS = 35  # passes over about 60,000 images
-BATCH_SIZE = 256  # images in a step; classic 64
+EPOCHS = 60  # passes over about 60,000 images
+BATCH_SIZE = 128  # images in a step; classic 64
 LEARNING_RATE_G = 1e-3  # Adam's step size for the generator; classic 2e-4
 LEARNING_RATE_D = 5e-4  # Adam's step size for the discriminator; classic 2e-4
-LR_DECAY_START = 20  # from this epoch on both rates fall as LR_DECAY_START / epoch; 0 = never
+LR_DECAY_START = 30  # after this epoch both rates fall, in a straight line,
+LR_DECAY_END = 60  # to a fiftieth at this one, whatever EPOCHS is; 0 = they never fall
 BETA1 = 0.0  # Adam's momentum; classic 0.5, several times slower here
 BETA2 = 0.999  # Adam's decay of the squared gradients
 EMA_DECAY = 0.999  # averaging of G over its steps, the average draws better; 0 = none
@@ -123,7 +123,6 @@ def download(name, data_dir):
     """Let torchvision fetch a data set, from those of its mirrors that answer within 7 seconds.
     Raises ConnectionError if none does, and whatever torchvision raises."""
     from torchvision import datasets
-
     dataset, alive = getattr(datasets, TORCHVISION_NAMES[name]), []
     socket.setdefaulttimeout(15)  # a connection that is silent for so long is dead
 
@@ -330,10 +329,8 @@ def update_ema(G_ema, G, decay):
     """G_ema = decay * G_ema + (1 - decay) * G, for weights and BatchNorm statistics alike."""
     averages, values = ([*net.parameters(), *net.buffers()] for net in (G_ema, G))
     for average, value in zip(averages, values, strict=True):
-        if value.is_floating_point():
+        if value.is_floating_point():  # BatchNorm's count of batches is of no use
             average.lerp_(value, 1.0 - decay)
-        else:
-            average.copy_(value)  # BatchNorm's count of batches
 
 class GAN:
     """All that a run has earned: networks, averaged G, optimizers, epoch and history."""
@@ -360,12 +357,12 @@ class GAN:
         z = torch.randn(len(real), c.latent_dim, device=self.device)
 
         # D: maximize log D(x) + log(1 - D(G(z))), real and fake in one pass
-        penalized = c.gradient_penalty > 0 and self.steps % 4 == 0  # which is as good, and cheaper
+        penalized = c.gradient_penalty > 0 and self.steps % 8 == 0  # as good as always, and cheaper
         with bf16:
             fake = self.G(z)
             both = augment(torch.cat([real, fake.detach()])).requires_grad_(penalized)
             logits = self.D(both)
-            penalty = 4 * c.gradient_penalty * gradient_penalty(logits, both) if penalized else 0
+            penalty = 8 * c.gradient_penalty * gradient_penalty(logits, both) if penalized else 0
         real_logits, fake_logits = logits.chunk(2)
         d_loss = discriminator_loss(real_logits, fake_logits, c.label_smoothing)
         descend(d_loss + penalty, self.optimizer_d, c.grad_clip)
@@ -387,10 +384,11 @@ class GAN:
         read every 50 steps. Raises FloatingPointError if a loss is not finite then."""
         c, self.epoch = self.config, self.epoch + 1
         torch.manual_seed(c.seed * 1_000_003 + self.epoch)
-        decay = c.lr_decay_start / self.epoch if 0 < c.lr_decay_start < self.epoch else 1.0
+        epochs = c.lr_decay_start, max(c.lr_decay_start + 1, c.lr_decay_end)
+        share = float(np.interp(self.epoch, epochs, (1, 0.02))) if c.lr_decay_end else 1.0
         for optimizer, rate in ((self.optimizer_g, c.learning_rate_g),
                                 (self.optimizer_d, c.learning_rate_d)):
-            optimizer.param_groups[0].update(lr=rate * decay, betas=(c.beta1, c.beta2))
+            optimizer.param_groups[0].update(lr=rate * share, betas=(c.beta1, c.beta2))
         sums, start = torch.zeros(3, device=self.device), time.perf_counter()
         title = f"Epoch [{self.epoch}/{c.epochs}]"
         with tqdm(loader, title, unit="batch", leave=False, disable=None) as bar:
@@ -400,8 +398,7 @@ class GAN:
                     d_loss, g_loss, accuracy = (sums / step).tolist()
                     seconds = time.perf_counter() - start
                     speed = step * len(images) / seconds
-                    bar.set_postfix_str(f"d_loss {d_loss:.3f}, g_loss {g_loss:.3f}, "
-                                        f"{speed:,.0f} img/s")
+                    bar.set_postfix_str(f"d_loss {d_loss:.3f}, g_loss {g_loss:.3f}, {speed:,.0f}/s")
                     if not math.isfinite(d_loss + g_loss):
                         raise FloatingPointError(
                             f"a loss is not finite in epoch {self.epoch}: lower LEARNING_RATE_G, "
@@ -514,7 +511,8 @@ def clear_folders(config, samples, checkpoints):
     """Keep two runs from mixing in a folder: with OVERWRITE delete the earlier, else ValueError.
     A run to be resumed that was stopped before its first checkpoint has drawn SAVE_EVERY grids."""
     earned = numbered(samples, ".png")[config.save_every if config.resume else 0:]
-    earned += [*checkpoints.glob("generator_*.pth"), *numbered(checkpoints, ".pth")]
+    models = "generator_final.pth" if config.resume else "generator_*"
+    earned += [*checkpoints.glob(models), *numbered(checkpoints, ".pth")]
     if earned and not config.overwrite:
         raise ValueError(f"{earned[-1]} is there from an earlier run: go on by --resume, delete "
                          "that run by --overwrite, or set another SAMPLES_DIR and CHECKPOINT_DIR")
@@ -546,6 +544,7 @@ def train_gan(**settings):
 
     def save_generator(name):
         save_whole(checkpoints / name, lambda file: torch.save(gan.G_ema.state_dict(), file))
+        (checkpoints / name).with_suffix(".json").unlink(missing_ok=True)  # figures of another one
 
     def draw_grid():
         grid = gan.G_ema.sample(c.num_samples, c.seed)
@@ -560,7 +559,7 @@ def train_gan(**settings):
             gan.history.append(gan.train_epoch(loader))
             torch.set_flush_denormal(False)
             read = judge and gan.epoch % c.metrics_every == 0
-            gan.history[-1] |= judge.read(gan.G_ema, c.seed) if read else {}
+            gan.history[-1] |= judge.read(gan.G_ema, c.seed + 1) if read else {}
             gan.G_ema.about |= {"epochs": gan.epoch, "fd": gan.history[-1]["fd"]}
             if read and gan.G_ema.about["fd"] <= min(row["fd"] or math.inf for row in gan.history):
                 save_generator("generator_best.pth")
@@ -610,18 +609,13 @@ def save_image(path, image):
 def save_grid(path, images, columns=None):
     """Images (N, C, H, W) in [-1, 1] -> one PNG file with all of them, about as wide as high."""
     from torchvision.utils import make_grid
-
     grid = make_grid(images, columns or math.ceil(math.sqrt(len(images))), pad_value=-1.0)
     save_image(path, grid[:images.shape[1]])  # make_grid turns grey into three equal channels
 
 def save_gif(path, pictures):
     """Paths of pictures -> an endless GIF of at most 200 of them that rests on the last."""
-    frames = []
-    for picture in pictures[::-math.ceil(len(pictures) / 200)][::-1]:
-        try:
-            frames.append(Image.open(picture).copy())
-        except OSError as error:
-            raise ValueError(f"{picture} is damaged: delete it, then --resume") from error
+    step = math.ceil(len(pictures) / 200)
+    frames = [Image.open(picture).copy() for picture in pictures[::-step][::-1]]
     frames = [frame.resize(frames[-1].size) for frame in frames]
     pauses = [120] * (len(frames) - 1) + [2000]  # milliseconds
     save_whole(path, lambda file: frames[0].save(
@@ -636,7 +630,6 @@ def save_csv(path, history):
 def save_curves(path, history):
     """The history -> a plot of both losses, dashed where they are when D can only guess, and FD."""
     from matplotlib.figure import Figure
-
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes, epochs = figure.subplots(), [row["epoch"] for row in history]
     for name, color, guess in (("d_loss", "C0", 2 * math.log(2)), ("g_loss", "C1", math.log(2))):
@@ -686,7 +679,7 @@ class Judge(nn.Module):
                 "covered": f"{len(share) - len(missing)} of {len(share)}",
                 "missing": " ".join(map(str, missing))}
 
-def fit_judge(images, labels, epochs, seed=0):
+def fit_judge(images, labels, epochs, seed=0, augment=random_shift):
     """Images (N, C, H, W) uint8, labels (N,) -> a Judge that has learned the labels."""
     torch.manual_seed(seed)
     judge, loader = Judge(int(labels.max()) + 1, images.shape[1]), make_loader(images, labels, 128)
@@ -694,7 +687,7 @@ def fit_judge(images, labels, epochs, seed=0):
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, epochs * len(loader))
     for epoch in range(1, epochs + 1):
         for batch, classes in tqdm(loader, f"Judge [{epoch}/{epochs}]", leave=False, disable=None):
-            descend(F.cross_entropy(judge(random_shift(to_float(batch))), classes), optimizer)
+            descend(F.cross_entropy(judge(augment(to_float(batch))), classes), optimizer)
             schedule.step()
     return judge.eval()
 
@@ -703,7 +696,7 @@ def train_judge(dataset=DATASET, data_dir=DATA_DIR, seed=SEED):
     Raises ValueError if there are only the bundled digits, whose judge is MNIST's."""
     (images, labels, name), (test, test_labels, _) = (
         load_dataset(dataset, data_dir, train) for train in (True, False))
-    if name == "mnist_5k":
+    if name[:5] == "mnist" and len(images) + len(test) < 70_000:
         raise ValueError(f"{MNIST_JUDGE} is trained on the whole of MNIST: name its folder by "
                          "--data_dir, or train without metrics by METRICS_EVERY = 0")
     judge = fit_judge(images, labels, epochs=8, seed=seed)
@@ -712,15 +705,14 @@ def train_judge(dataset=DATASET, data_dir=DATA_DIR, seed=SEED):
     state = {"weights": judge.state_dict(), "classes": probabilities.shape[1],
              "channels": images.shape[1], "accuracy": accuracy, "seed": seed,
              "train": statistics(features), "test": statistics(test_features)}
-    path = MNIST_JUDGE if name == "mnist" else Path(data_dir) / f"judge_{name}.pth"
+    path = MNIST_JUDGE if name[:5] == "mnist" else Path(data_dir).expanduser() / f"judge_{name}.pth"
     save_whole(path, lambda file: torch.save(state, file))
     print(f"Wrote {path}, right on {accuracy:.2%} of {len(test)} test images (seed {seed})")
     return path
 
 def load_judge(name, data_dir):
-    """-> the Judge of a data set, in eval mode; where there is none yet, it is trained.
-    Raises ValueError if its file is damaged."""
-    path = MNIST_JUDGE if name[:5] == "mnist" else Path(data_dir) / f"judge_{name}.pth"
+    """-> the Judge of a data set, trained if there is none yet. Raises ValueError if damaged."""
+    path = MNIST_JUDGE if name[:5] == "mnist" else Path(data_dir).expanduser() / f"judge_{name}.pth"
     if not path.exists():
         print(f"Training a judge of {name} for the metrics, once; METRICS_EVERY = 0 does without")
         train_judge(name, data_dir)
@@ -728,7 +720,8 @@ def load_judge(name, data_dir):
     try:
         judge = Judge(notes["classes"], notes["channels"])
         judge.load_state_dict(notes["weights"])
-    except (LookupError, TypeError, RuntimeError) as error:
+        notes["floor"] = frechet_distance(*notes["train"], *notes["test"])
+    except (AttributeError, LookupError, TypeError, RuntimeError) as error:
         raise ValueError(f"{path} holds no judge: delete it or fetch the project anew") from error
     judge.notes = notes
     return judge.eval()
@@ -775,7 +768,7 @@ def two_sample_accuracy(real, fake):
     Lopez-Paz & Oquab 2017, Revisiting Classifier Two-Sample Tests, arXiv 1610.06545."""
     n = min(len(real), len(fake)) // 2
     classes = torch.arange(2).repeat_interleave(n)
-    critic = fit_judge(torch.cat([real[:n], fake[:n]]), classes, epochs=1)
+    critic = fit_judge(torch.cat([real[:n], fake[:n]]), classes, epochs=1, augment=nn.Identity())
     _, probabilities = critic.look(torch.cat([real[n:2 * n], fake[n:2 * n]]))
     return (probabilities.argmax(1) == classes).float().mean().item()
 
@@ -823,7 +816,6 @@ def generate(model_path="", num_samples=NUM_SAMPLES, seed=SEED, separate=False, 
         print(f"Wrote {len(images)} single pictures to {path.with_suffix('')}")
     if show:
         from matplotlib import pyplot
-
         pyplot.imshow(Image.open(path), cmap="gray")
         pyplot.axis("off")
         pyplot.show()
@@ -834,22 +826,26 @@ def evaluate(model_path="", num_samples=10_000, seed=SEED, parzen=False, data_di
     """Measure a generator -> {"generated": figures, "real": the same of test images or, where there
     are none, half of the training images}, also as a table and as a JSON file beside the model.
     Raises what `generate` raises, and ValueError for less than 1,000 samples."""
-    if num_samples < 1000:
-        raise ValueError(f"NUM_SAMPLES (--num_samples) is {num_samples}: evaluate needs 1000")
     model_path = find_model(model_path, checkpoint_dir)
     G = load_generator(model_path)
-    train, _, name = load_dataset(G.about["data"].partition(",")[0], data_dir)
+    name = str(G.about.get("data")).partition(",")[0] if isinstance(G.about, dict) else None
+    if name not in RULES["dataset"] or G.image_shape != [1, 28, 28]:
+        raise ValueError(f"{model_path} does not say which data set it was trained on")
+    everything, _, name = load_dataset(name, data_dir)
     whole, judge = "mnist" if name == "mnist_5k" else name, load_judge(name, data_dir)
     has_test = find_idx(whole, data_dir, train=False) is not None
-    test = load_dataset(whole, data_dir, train=False)[0] if has_test else train
+    test = load_dataset(whole, data_dir, train=False)[0] if has_test else everything
     train, test = (each[torch.randperm(len(each), generator=torch.Generator().manual_seed(seed))]
-                   for each in (train, test))
+                   for each in (everything, test))
     if not has_test:
         train, test = train.chunk(2)
     reference, validation = train.tensor_split([len(train) * 9 // 10])
-    generated, reference = to_uint8(G.sample(num_samples, seed)), reference[:num_samples]
+    n = min(num_samples, len(reference), len(test))
+    if n < 400:
+        raise ValueError(f"NUM_SAMPLES (--num_samples) and {name} must have 1000 or more images")
+    reference, generated = reference[:n], to_uint8(G.sample(n, seed))
     real_features, figures = judge.look(reference)[0], {}
-    for column, images in (("generated", generated), ("real", test[:num_samples])):
+    for column, images in (("generated", generated), ("real", test[:n])):
         features, p = judge.look(images)
         to_test = statistics(features if column == "generated" else real_features)
         share = p.argmax(1).bincount(minlength=p.shape[1]) / len(p)
@@ -862,7 +858,8 @@ def evaluate(model_path="", num_samples=10_000, seed=SEED, parzen=False, data_di
             "precision": precision, "recall": recall,
             "told from training images by a fresh network": two_sample_accuracy(reference, images),
             "distance to the nearest training image": nearest(
-                images[:1000].flatten(1) / 255, train.flatten(1) / 255).median().item(),
+                images[:1000].flatten(1) / 255, everything.flatten(1) / 255,
+                k=2 if column == "real" and not has_test else 1).median().item(),  # not itself
             "share below 90% confidence": (p.amax(1) < 0.9).float().mean().item(),
             "classes covered": (share >= 0.1 / len(share)).sum().item(),
             "KL of the classes to uniform": share.xlogy(share * len(share)).sum().item(),
@@ -873,8 +870,8 @@ def evaluate(model_path="", num_samples=10_000, seed=SEED, parzen=False, data_di
             best = parzen_log_likelihood(samples, validation.flatten(1) / 255, sigmas).argmax()
             figures[column]["Parzen log-likelihood of test images (nats)"] = parzen_log_likelihood(
                 samples, test.flatten(1) / 255, sigmas[best:best + 1]).item()
-    about = {"model": str(model_path), **G.about, "samples": num_samples, "seed": seed,
-             "real": "test images" if has_test else "half of the training images"}
+    about = {"model": str(model_path), **G.about, "samples": n, "seed": seed,
+             "real": f"{'test images' if has_test else 'half of the training images'} of {name}"}
     print(*(f"{key}: {value}" for key, value in about.items()), sep=", ")
     for key, value in figures["generated"].items():
         print(f"{key:48}{value:12.4f}{figures['real'][key]:12.4f}")
@@ -901,9 +898,9 @@ RULES = {  # setting: its choices, or the lowest and the highest number, a whole
     "augment": ["none", "shift", "auto"], "latent_dim": (1, 65536), "g_hidden": (1, 65536),
     "d_hidden": (1, 65536), "dropout": (0.0, 0.99), "epochs": (1, 10**6), "batch_size": (2, 10**6),
     "learning_rate_g": (0.0, 10.0), "learning_rate_d": (0.0, 10.0), "lr_decay_start": (0, 10**6),
-    "beta1": (0.0, 0.9999), "beta2": (0.0, 0.999999), "ema_decay": (0.0, 0.999999),
-    "label_smoothing": (0.0, 0.5), "gradient_penalty": (0.0, 1e6), "grad_clip": (0.0, 1e6),
-    "seed": (0, 2**31), "device": ["auto", "cuda", "mps", "cpu"],
+    "lr_decay_end": (0, 10**6), "beta1": (0.0, 0.9999), "beta2": (0.0, 0.999999),
+    "ema_decay": (0.0, 0.999999), "label_smoothing": (0.0, 0.5), "gradient_penalty": (0.0, 1e6),
+    "grad_clip": (0.0, 1e6), "seed": (0, 2**31), "device": ["auto", "cuda", "mps", "cpu"],
     "precision": ["auto", "fp32", "bf16"], "resume": SWITCH, "overwrite": SWITCH,
     "samples_dir": PATH, "checkpoint_dir": PATH, "save_every": (1, 10**6),
     "keep_checkpoints": (0, 10**6), "num_samples": (1, 10**4), "metrics_every": (0, 10**6),

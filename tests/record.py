@@ -26,7 +26,7 @@ import gan_mnist
 RECIPES = {
     "defaults": [],
     "classic": """--d_hidden 512 256 --dropout 0.3 --learning_rate_g 2e-4 --learning_rate_d 2e-4
-        --beta1 0.5 --batch_size 64 --lr_decay_start 0 --gradient_penalty 0 --epochs 40""".split(),
+        --beta1 0.5 --batch_size 64 --lr_decay_end 0 --gradient_penalty 0 --epochs 40""".split(),
     "bundle": ["--dataset", "mnist_5k"],
 }
 MINUTES = (1, 3)  # and the end

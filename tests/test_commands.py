@@ -55,6 +55,7 @@ WRONG = [
     ("label_smoothing", 0.6),
     ("grad_clip", -1),
     ("lr_decay_start", -1),
+    ("lr_decay_end", 1.5),
     ("seed", -1),
     ("dataset", "mnits"),
     ("device", "gpu"),
@@ -124,10 +125,12 @@ def test_an_edited_constant_in_a_copy_of_the_script_is_obeyed_or_refused(folder)
     for path in (gan_mnist.BUNDLE, gan_mnist.MNIST_JUDGE):
         (folder / "data" / path.name).write_bytes(path.read_bytes())
     edited = SCRIPT.replace('DATASET = "mnist"', 'DATASET = "mnist_5k"').replace(
-        "EPOCHS = 35", "EPOCHS = 1"
+        "EPOCHS = 60", "EPOCHS = 1"
     )
-    edited = edited.replace("(256, 512, 1024)", "(16,)").replace("(1024, 512)", "(16,)")
-    edited = edited.replace("BATCH_SIZE = 256", "BATCH_SIZE = 1000")
+    edited = edited.replace("(256, 512, 1024)", "(16,)").replace(
+        "D_HIDDEN = (512, 256)", "D_HIDDEN = (16,)"
+    )
+    edited = edited.replace("BATCH_SIZE = 128", "BATCH_SIZE = 1000")
     for script, expected in ((edited, 0), (edited.replace("BETA1 = 0.0", "BETA1 = 1.0"), 2)):
         (folder / "gan_mnist.py").write_text(script, encoding="utf-8")
         done = subprocess.run(

@@ -9,7 +9,7 @@ import pytest
 import scipy.linalg
 import scipy.stats
 import torch
-from conftest import fails, same_tensors
+from conftest import fails, idx_bytes, same_tensors
 from sklearn.neighbors import KernelDensity, NearestNeighbors
 
 import gan_mnist
@@ -259,7 +259,7 @@ def test_readings_are_on_the_line_in_the_history_and_choose_the_best_generator(
     best = gan_mnist.load_generator("checkpoints/generator_best.pth")
     assert best.about["epochs"] == 1 + fds.index(min(fds))
     judge = gan_mnist.load_judge("mnist", "nowhere")
-    assert judge.read(best, 0)["fd"] == pytest.approx(min(fds), rel=1e-6)
+    assert judge.read(best, 1)["fd"] == pytest.approx(min(fds), rel=1e-6)
     assert best.about["fd"] == min(fds)
 
 
@@ -311,17 +311,22 @@ def test_another_set_gets_a_judge_on_first_use_that_is_kept(train, folder, capsy
     assert same_tensors(gan_mnist.load_weights(path), notes)
 
 
-def test_the_bundle_alone_trains_no_judge(capsys):
-    code, line = fails(capsys, "judge", "--dataset", "mnist_5k")
+@pytest.mark.parametrize("dataset", ["mnist_5k", "mnist"])
+def test_less_than_the_whole_of_mnist_never_replaces_the_shipped_judge(folder, capsys, dataset):
+    before = gan_mnist.MNIST_JUDGE.read_bytes()
+    code, line = fails(capsys, "judge", "--dataset", dataset, "--data_dir", "digits")
     assert code == 2
     assert "--data_dir" in line
+    assert gan_mnist.MNIST_JUDGE.read_bytes() == before
 
 
 def test_a_damaged_judge_is_named(train, folder, capsys, monkeypatch):
     monkeypatch.setattr(gan_mnist, "MNIST_JUDGE", folder / "judge.pth")
     flags = ["--dataset", "mnist_5k", "--metrics_every", "1"]
     whole = gan_mnist.load_weights(gan_mnist.BUNDLE.with_name("judge_mnist.pth"))
-    for content in (b"", b"no judge", {"weights": {}}, {**whole, "classes": 7}):
+    blind = {**whole, "train": (whole["train"][0], whole["train"][1] * math.nan)}
+    other = [{"weights": {}}, {**whole, "classes": 7}, {**whole, "train": None}, blind]
+    for content in (b"", b"no judge", *other):
         if isinstance(content, bytes):
             gan_mnist.MNIST_JUDGE.write_bytes(content)
         else:
@@ -336,11 +341,125 @@ def test_a_damaged_judge_is_named(train, folder, capsys, monkeypatch):
 
 
 @pytest.fixture
-def evaluated(train, folder, capsys):
+def other_test_images(folder):
+    """Make the test images others than the training images: the next 1,000 of the bundle."""
+    images, labels = gan_mnist.load_bundle()
+    order = torch.arange(5000).view(50, 100).T.flatten()[1000:2000]
+    for name, array in (("images-idx3", images[order, 0]), ("labels-idx1", labels[order].byte())):
+        (folder / f"digits/MNIST/raw/t10k-{name}-ubyte").write_bytes(idx_bytes(array))
+
+
+@pytest.fixture
+def evaluated(train, folder, capsys, other_test_images):
     train(epochs=1)
     capsys.readouterr()
     figures = gan_mnist.evaluate(num_samples=1000, data_dir="digits", parzen=True)
     return figures, capsys.readouterr().out
+
+
+class Copier(gan_mnist.Generator):
+    """Draws given images, in their order, instead of its own."""
+
+    images = None
+
+    def sample(self, num_samples, seed=None):
+        return gan_mnist.to_float(Copier.images[:num_samples])
+
+
+@pytest.fixture
+def draws(train, folder, monkeypatch):
+    """draws(images, ...): evaluate a generator that has drawn these images."""
+    train(epochs=1)
+
+    def run(images, data="mnist", **flags):
+        Copier.images = images
+        G = Copier(4, (4,))
+        G.about = {"data": f"{data}, some images", "epochs": 1, "fd": None}
+        monkeypatch.setattr(gan_mnist, "load_generator", lambda path: G)
+        return gan_mnist.evaluate(num_samples=1000, data_dir="digits", **flags)
+
+    return run
+
+
+def test_evaluate_sees_real_digits_as_real_and_a_missing_class_as_missing(draws, other_test_images):
+    images, labels = gan_mnist.load_bundle()
+    order = torch.arange(5000).view(50, 100).T.flatten()[2000:]
+    images, labels = images[order], labels[order]
+    whole = draws(images, parzen=True)
+    generated, real = whole["generated"], whole["real"]
+    for name, value in generated.items():  # both are real digits that were not trained on
+        tolerance = {"FD-": 1.5, "Inc": 0.3, "Par": 15, "dis": 0.5}.get(name[:3], 0.08)
+        assert value == pytest.approx(real[name], abs=tolerance), name
+    assert 0.3 < generated["told from training images by a fresh network"] < 0.7
+    assert 0.7 < generated["precision"] < 1 and 0.7 < generated["recall"] < 1
+    assert generated["share below 90% confidence"] < 0.05
+    assert all(
+        generated[f"share of class {label}"] == pytest.approx(0.1, 0.1) for label in range(10)
+    )
+
+    lacking = draws(images[labels != 3])["generated"]
+    assert lacking["classes covered"] == 9
+    assert lacking["share of class 3"] < 0.01
+    assert lacking["recall"] < generated["recall"] - 0.04 < lacking["precision"]
+    assert lacking["KL of the classes to uniform"] == pytest.approx(math.log(10 / 9), abs=0.02)
+    assert lacking["FD-mnist to training images"] > 2 * generated["FD-mnist to training images"]
+
+
+def test_evaluate_sees_copies_of_training_images(draws, digits, other_test_images):
+    name = "distance to the nearest training image"
+    figures = draws(digits[0].unsqueeze(1))
+    assert figures["generated"][name] < 0.05 < 3 < figures["real"][name]
+
+
+def test_evaluate_on_the_bundle_alone_measures_one_half_against_the_other(draws, folder, capsys):
+    for path in (folder / "digits/MNIST/raw").iterdir():
+        path.unlink()
+    order = torch.randperm(5000, generator=torch.Generator().manual_seed(3))
+    figures = draws(gan_mnist.load_bundle()[0][order], data="mnist_5k")
+    assert "half of the training images of mnist_5k" in capsys.readouterr().out
+    name = "distance to the nearest training image"
+    assert figures["generated"][name] < 0.05 < 3 < figures["real"][name]
+    for label in range(10):  # the bundle is sorted by class, its halves are not
+        assert figures["real"][f"share of class {label}"] == pytest.approx(0.1, abs=0.04)
+    assert figures["real"]["recall"] > 0.7
+
+
+@pytest.mark.parametrize("about", [{}, None, {"data": "holidays, 7 images"}, {"data": 5}])
+def test_a_generator_that_does_not_say_its_data_set_is_refused(folder, capsys, about):
+    G = gan_mnist.Generator(4, (4,))
+    G.about = about
+    torch.save(G.state_dict(), "strange.pth")
+    code, line = fails(capsys, "evaluate", "--model_path", "strange.pth")
+    assert code == 2
+    assert "strange.pth does not say which data set" in line
+
+
+def test_figures_go_with_the_generator_that_they_measured(train, folder, other_test_images):
+    train(epochs=1)
+    gan_mnist.evaluate(num_samples=1000, data_dir="digits")
+    figures = folder / "checkpoints/generator_final.json"
+    assert figures.exists()
+    train(epochs=2, resume=True)
+    assert not figures.exists()
+
+
+def test_a_run_stopped_after_a_reading_but_before_a_checkpoint_can_be_resumed(
+    train, folder, monkeypatch
+):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    train(epochs=4, out="whole", metrics_every=1, save_every=3)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(gan_mnist, "save_csv", stop)
+        train(epochs=4, out="b", metrics_every=1, save_every=3)
+    assert (folder / "b/checkpoints/generator_best.pth").exists()
+    train(epochs=4, out="b", metrics_every=1, save_every=3, resume=True)
+    for name in ("generator_best.pth", "generator_final.pth"):
+        a, b = (
+            gan_mnist.load_weights(folder / run / "checkpoints" / name) for run in ("whole", "b")
+        )
+        assert same_tensors(a, b)
 
 
 def test_evaluate_prints_and_keeps_what_it_returns(evaluated, folder):
@@ -350,7 +469,7 @@ def test_evaluate_prints_and_keeps_what_it_returns(evaluated, folder):
     assert {column: kept[column] for column in ("generated", "real")} == figures
     about = kept["about"]
     assert about["data"].startswith("mnist, 1000 images") and about["epochs"] == 1
-    assert (about["samples"], about["seed"], about["real"]) == (1000, 0, "test images")
+    assert (about["samples"], about["seed"], about["real"]) == (900, 0, "test images of mnist")
     assert "epochs: 1, " in printed
     for key, value in figures["generated"].items():
         line = next(line for line in printed.splitlines() if line.startswith(f"{key} "))
@@ -360,7 +479,7 @@ def test_evaluate_prints_and_keeps_what_it_returns(evaluated, folder):
 def test_evaluate_measures_the_generator_that_it_is_given(evaluated, judge):
     figures, _ = evaluated
     G = gan_mnist.load_generator("checkpoints/generator_final.pth")
-    features, p = judge.look(gan_mnist.to_uint8(G.sample(1000, 0)))
+    features, p = judge.look(gan_mnist.to_uint8(G.sample(900, 0)))  # as many as the reference
     generated = figures["generated"]
     assert generated["FD-mnist to training images"] == pytest.approx(
         gan_mnist.frechet_distance(*judge.notes["train"], *gan_mnist.statistics(features))
@@ -384,21 +503,10 @@ def test_evaluate_finds_real_digits_better_than_those_of_an_untrained_generator(
     assert real[key] > generated[key]
 
 
-def test_without_test_images_one_half_of_the_training_images_stands_in_for_them(
-    train, folder, capsys
-):
-    for path in (folder / "digits/MNIST/raw").glob("t10k*"):
-        path.unlink()
-    train(epochs=1)
-    figures = gan_mnist.evaluate(num_samples=1000, data_dir="digits")
-    assert "half of the training images" in capsys.readouterr().out
-    assert figures["real"]["distance to the nearest training image"] > 3
-
-
 def test_evaluate_refuses_too_few_samples_in_one_line(train, capsys):
     train(epochs=1)
     capsys.readouterr()
-    code, line = fails(capsys, "evaluate", "--num_samples", "999", "--data_dir", "digits")
+    code, line = fails(capsys, "evaluate", "--num_samples", "99", "--data_dir", "digits")
     assert code == 2
     assert "NUM_SAMPLES" in line and "1000" in line
 
