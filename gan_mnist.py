@@ -73,7 +73,7 @@ LR_DECAY_START = 30  # after this epoch both rates fall, in a straight line,
 LR_DECAY_END = 60  # to a fiftieth at this one, whatever EPOCHS is; 0 = they never fall
 BETA1 = 0.0  # Adam's momentum; classic 0.5, several times slower here
 BETA2 = 0.999  # Adam's decay of the squared gradients
-EMA_DECAY = 0.999  # averaging of G over its steps, the average draws better; 0 = none
+EMA_DECAY = 0.9995  # averaging of G over its steps, the average draws better; 0 = none
 LABEL_SMOOTHING = 0.0  # real labels become 1 - this in D's loss; usual alternative 0.1
 GRADIENT_PENALTY = 0.5  # weight of D's squared gradient at real and fake images; 0 = none
 GRAD_CLIP = 0.0  # largest gradient norm of either network; 0 = no limit
