@@ -45,11 +45,11 @@ def train(recipe, seed, data_dir, out):
 
 
 def history(folder):
-    """-> seconds of training up to each epoch's end, FD of 2,000 samples after it."""
+    """-> seconds of training up to each epoch's end, FD of 2,000 samples after it or nan."""
     with (folder / "history.csv").open() as file:
         rows = list(csv.DictReader(file))
     seconds = torch.tensor([float(row["seconds"]) for row in rows]).cumsum(0)
-    return seconds.tolist(), [float(row["fd"]) for row in rows]
+    return seconds.tolist(), [float(row["fd"] or "nan") for row in rows]
 
 
 def measure(path, judge, reference, seed):
@@ -70,7 +70,8 @@ def draw(path, curves):
     for number, (recipe, runs) in enumerate(curves.items()):
         for run, (seconds, fds) in enumerate(runs):
             label = f"{recipe}, {len(runs)} seeds" if run == 0 else None
-            axes.plot(seconds, fds, color=f"C{number}", alpha=0.7, label=label)
+            read = [(time, fd) for time, fd in zip(seconds, fds, strict=True) if fd == fd]
+            axes.plot(*zip(*read, strict=True), color=f"C{number}", alpha=0.7, label=label)
     axes.set(
         yscale="log",
         xlabel="seconds of training",
