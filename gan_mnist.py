@@ -69,7 +69,7 @@ EPOCHS = 60  # passes over about 60,000 images
 BATCH_SIZE = 128  # images in a step; classic 64
 LEARNING_RATE_G = 1e-3  # Adam's step size for the generator; classic 2e-4
 LEARNING_RATE_D = 5e-4  # Adam's step size for the discriminator; classic 2e-4
-LR_DECAY_START = 30  # after this epoch both rates fall, in a straight line,
+LR_DECAY_START = 12  # after this epoch both rates fall, in a straight line,
 LR_DECAY_END = 60  # to a fiftieth at this one, whatever EPOCHS is; 0 = they never fall
 BETA1 = 0.0  # Adam's momentum; classic 0.5, several times slower here
 BETA2 = 0.999  # Adam's decay of the squared gradients
@@ -636,9 +636,9 @@ def save_curves(path, history):
         axes.plot(epochs, [row[name] for row in history], ".-", color=color, label=name)
         axes.axhline(guess, color=color, linestyle="--", label=f"{name} when D can only guess")
     axes.set(xlabel="epoch", ylabel="binary cross-entropy (nats)")
-    axes.legend(loc="upper left")
-    right = axes.twinx()
-    right.plot(epochs, [row["fd"] or math.nan for row in history], ".-", color="C2")
+    axes.legend(loc="center right")
+    right, read = axes.twinx(), [row for row in history if row["fd"]]
+    right.plot([row["epoch"] for row in read], [row["fd"] for row in read], ".-", color="C2")
     right.set(yscale="log", ylabel="FD to the training images (green)")
     save_whole(path, lambda file: figure.savefig(file, format="png", dpi=120))
 
