@@ -80,9 +80,11 @@ def test_csv_is_read_back_as_it_was_written(tmp_path):
     assert rows == history
 
 
-def test_curves_are_a_picture_of_both_losses(tmp_path):
+def test_curves_are_a_picture_of_both_losses_and_of_the_distance(tmp_path):
     flat = [{"epoch": n, "d_loss": 1.0, "g_loss": 1.0, "fd": None} for n in range(1, 9)]
-    steep = [{"epoch": n, "d_loss": n, "g_loss": 9.0 - n, "fd": 10.0**-n} for n in range(1, 9)]
+    steep = [
+        {"epoch": n, "d_loss": n, "g_loss": 9.0 - n, "fd": 10.0 ** (n % 2)} for n in range(1, 9)
+    ]
     for name, history in (("flat", flat), ("steep", steep)):
         gan_mnist.save_curves(tmp_path / f"{name}.png", history)
     flat, steep = (
@@ -94,8 +96,9 @@ def test_curves_are_a_picture_of_both_losses(tmp_path):
         rows = np.flatnonzero((pixels == color).all(2).sum(1))
         return rows.max() - rows.min()
 
-    blue, orange = (31, 119, 180), (255, 127, 14)
+    blue, orange, green = (31, 119, 180), (255, 127, 14), (44, 160, 44)
     assert height(steep, blue) > 300 and height(steep, orange) > 300
+    assert height(steep, green) > 300 and not (flat == green).all(2).any()
 
 
 @pytest.mark.parametrize("stop_at", ["write", "replace"])
