@@ -511,8 +511,9 @@ def clear_folders(config, samples, checkpoints):
     """Keep two runs from mixing in a folder: with OVERWRITE delete the earlier, else ValueError.
     A run to be resumed that was stopped before its first checkpoint has drawn SAVE_EVERY grids."""
     earned = numbered(samples, ".png")[config.save_every if config.resume else 0:]
-    models = "generator_final.pth" if config.resume else "generator_*"
-    earned += [*checkpoints.glob(models), *numbered(checkpoints, ".pth")]
+    names = ("final.pth", "final.json", "best.pth", "best.json")[:1 if config.resume else 4]
+    earned += [path for name in names for path in checkpoints.glob(f"generator_{name}")]
+    earned += numbered(checkpoints, ".pth")
     if earned and not config.overwrite:
         raise ValueError(f"{earned[-1]} is there from an earlier run: go on by --resume, delete "
                          "that run by --overwrite, or set another SAMPLES_DIR and CHECKPOINT_DIR")
@@ -614,9 +615,11 @@ def save_grid(path, images, columns=None):
 
 def save_gif(path, pictures):
     """Paths of pictures -> an endless GIF of at most 200 of them that rests on the last."""
-    step = math.ceil(len(pictures) / 200)
-    frames = [Image.open(picture).copy() for picture in pictures[::-step][::-1]]
-    frames = [frame.resize(frames[-1].size) for frame in frames]
+    try:
+        frames = [Image.open(each).copy() for each in pictures[::-math.ceil(len(pictures) / 200)]]
+    except OSError as error:
+        raise ValueError(f"a grid in {path.parent} is damaged ({error}): delete it") from error
+    frames = [frame.resize(frames[0].size) for frame in reversed(frames)]
     pauses = [120] * (len(frames) - 1) + [2000]  # milliseconds
     save_whole(path, lambda file: frames[0].save(
         file, "gif", save_all=True, append_images=frames[1:], duration=pauses, loop=0))

@@ -283,8 +283,11 @@ def test_a_resumed_run_reads_what_an_undisturbed_one_reads_and_a_new_one_clears_
         assert same_tensors(a, b)
     fds = [[row["fd"] for row in rows(folder / run)] for run in "ab"]
     assert fds[0] == fds[1]
+    mine = folder / "b/checkpoints/generator_mine.pth"
+    mine.write_bytes(b"not of the run")
     train(epochs=1, out="b", metrics_every=0, overwrite=True)
     assert not (folder / "b/checkpoints/generator_best.pth").exists()
+    assert mine.read_bytes() == b"not of the run"
 
 
 def test_readings_change_nothing_in_the_training(train, folder):
