@@ -1,14 +1,17 @@
 """Measure the recipes of the README's table, seed by seed, and draw FD against seconds.
 
-    python tests/record.py --data_dir data                       all rows, several hours
+    python tests/record.py --data_dir data                       all that is not measured yet
     python tests/record.py --recipes defaults --seeds 0 1        some of them
+    python tests/record.py --recipes --seeds                     nothing: the table and the picture
 
-Each run is `python gan_mnist.py` with the flags below, in a process of its own, and is kept in
---out: what is there already is measured again, but not trained again.
+Each run is `python gan_mnist.py` with the flags below, in a process of its own, with its files in
+--out; what was measured is kept in tests/record.json, and a run that is there is not done again.
 """
 
 import argparse
 import csv
+import json
+import math
 import os
 import platform
 import statistics
@@ -26,10 +29,13 @@ import gan_mnist
 RECIPES = {
     "defaults": [],
     "classic": """--d_hidden 512 256 --dropout 0.3 --learning_rate_g 2e-4 --learning_rate_d 2e-4
-        --beta1 0.5 --batch_size 64 --lr_decay_end 0 --gradient_penalty 0 --epochs 40""".split(),
+        --beta1 0.5 --batch_size 64 --lr_decay_end 0 --gradient_penalty 0 --ema_decay 0
+        --epochs 40""".split(),
+    "twice as long": ["--epochs", "120", "--lr_decay_end", "120"],
     "bundle": ["--dataset", "mnist_5k"],
 }
 MINUTES = (1, 3)  # and the end
+RECORD = ROOT / "tests" / "record.json"
 
 
 def train(recipe, seed, data_dir, out):
@@ -52,26 +58,81 @@ def history(folder):
     return seconds.tolist(), [float(row["fd"] or "nan") for row in rows]
 
 
-def measure(path, judge, reference, seed):
-    """Path of a generator or checkpoint -> FD, recall and classes covered of 10,000 samples."""
-    G = gan_mnist.load_generator(path)
-    features, p = judge.look(gan_mnist.to_uint8(G.sample(10_000, seed)))
-    fd = gan_mnist.frechet_distance(*judge.notes["train"], *gan_mnist.statistics(features))
-    _, recall = gan_mnist.precision_recall(reference, features)
-    return fd, recall, (p.argmax(1).bincount(minlength=10) >= 100).sum().item()
+def measure(path, judge, reference, features, seed):
+    """Path of a generator or checkpoint -> figures of 10,000 samples against as many real ones."""
+    fake = gan_mnist.to_uint8(gan_mnist.load_generator(path).sample(len(reference), seed))
+    fake_features, p = judge.look(fake)
+    precision, recall = gan_mnist.precision_recall(features, fake_features)
+    return {
+        "fd": gan_mnist.frechet_distance(
+            *judge.notes["train"], *gan_mnist.statistics(fake_features)
+        ),
+        "precision": precision,
+        "recall": recall,
+        "told": gan_mnist.two_sample_accuracy(reference, fake),
+        "classes": (p.argmax(1).bincount(minlength=10) >= len(p) // 100).sum().item(),
+    }
 
 
-def draw(path, curves):
-    """{recipe: [(seconds, FDs), ...]} -> a picture with a line for each run."""
+def record(recipe, seed, data_dir, out):
+    """Train and measure one run -> what tests/record.json keeps of it."""
+    folder = train(recipe, seed, data_dir, out)
+    judge = gan_mnist.load_judge("mnist", data_dir)
+    name = gan_mnist.load_generator(folder / "generator_final.pth").about["data"]
+    images, _, _ = gan_mnist.load_dataset(name.partition(",")[0], data_dir)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    reference = images[order[:10_000]]
+    features, _ = judge.look(reference)
+    seconds, fds = history(folder)
+    figures = {}
+    for minutes in (*MINUTES, math.inf):  # the last epoch that has ended by then
+        epoch = sum(time <= 60 * minutes for time in seconds)
+        path = folder / f"epoch_{epoch:04d}.pth"
+        at = "the end" if minutes == math.inf else f"{minutes} min"
+        figures[at] = measure(path, judge, reference, features, seed) | {
+            "epoch": epoch,
+            "seconds": seconds[epoch - 1],
+        }
+    machine = f"{os.cpu_count()} cores, {gan_mnist.choose_device('auto', 'auto')[1]}"
+    return {
+        "machine": f"{platform.machine()}, {machine}, torch {torch.__version__}",
+        "curve": [
+            (round(time, 1), round(fd, 3))
+            for time, fd in zip(seconds, fds, strict=True)
+            if fd == fd
+        ],
+        "figures": figures,
+    }
+
+
+def print_table(runs):
+    """{recipe: {seed: what record returns}} -> the README's table, means ± standard deviations."""
+    print("| recipe | after | epoch | FD | precision | recall | told | classes | seeds |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for recipe, seeds in runs.items():
+        for at in next(iter(seeds.values()))["figures"]:
+            rows = [run["figures"][at] for run in seeds.values()]
+            cells = [f"{statistics.mean(row['seconds'] for row in rows) / 60:.1f} min"]
+            cells += [f"{statistics.mean(row['epoch'] for row in rows):.0f}"]
+            for key in ("fd", "precision", "recall", "told"):
+                values = [row[key] for row in rows]
+                digits = 2 if key == "fd" else 3
+                spread = statistics.stdev(values) if len(values) > 1 else math.nan
+                cells += [f"{statistics.mean(values):.{digits}f} ± {spread:.{digits}f}"]
+            cells += [str(min(row["classes"] for row in rows)), ", ".join(seeds)]
+            print(f"| {recipe} | {' | '.join(cells)} |")
+
+
+def draw(path, runs):
+    """{recipe: {seed: what record returns}} -> a picture with a line for each run."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    for number, (recipe, runs) in enumerate(curves.items()):
-        for run, (seconds, fds) in enumerate(runs):
-            label = f"{recipe}, {len(runs)} seeds" if run == 0 else None
-            read = [(time, fd) for time, fd in zip(seconds, fds, strict=True) if fd == fd]
-            axes.plot(*zip(*read, strict=True), color=f"C{number}", alpha=0.7, label=label)
+    for number, (recipe, seeds) in enumerate(runs.items()):
+        for run, each in enumerate(seeds.values()):
+            label = f"{recipe}, {len(seeds)} seeds" if run == 0 else None
+            axes.plot(*zip(*each["curve"], strict=True), color=f"C{number}", alpha=0.7, label=label)
     axes.set(
         yscale="log",
         xlabel="seconds of training",
@@ -84,46 +145,22 @@ def draw(path, curves):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--recipes", nargs="*", choices=RECIPES, default=list(RECIPES))
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--data_dir", type=Path, default=ROOT / "data")
     parser.add_argument("--out", type=Path, default=Path("record"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
 
-    judge = gan_mnist.load_judge("mnist", options.data_dir)
-    floor = gan_mnist.frechet_distance(*judge.notes["train"], *judge.notes["test"])
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch ", end="")
-    print(f"{torch.__version__}; FD of the 10,000 test images: {floor:.2f}\n")
-    print("| recipe | at | FD | recall | classes | seeds |\n|---|---|---|---|---|---|")
-    curves = {}
+    runs = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     for recipe in options.recipes:
-        rows, curves[recipe] = {}, []
         for seed in options.seeds:
-            folder = train(recipe, seed, options.data_dir, options.out)
-            seconds, fds = history(folder)
-            curves[recipe].append((seconds, fds))
-            name = gan_mnist.load_generator(folder / "generator_final.pth").about["data"]
-            images, _, _ = gan_mnist.load_dataset(name.partition(",")[0], options.data_dir)
-            order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-            reference, _ = judge.look(images[order[:10_000]])
-            for minutes in MINUTES:  # the last epoch that has ended by then
-                epoch = sum(time <= 60 * minutes for time in seconds)
-                path = folder / f"epoch_{epoch:04d}.pth"
-                rows.setdefault(f"{minutes} min", []).append(measure(path, judge, reference, seed))
-            end = measure(folder / "generator_final.pth", judge, reference, seed)
-            rows.setdefault("the end", []).append((*end, seconds[-1]))
-        for at, runs in rows.items():
-            if at == "the end":
-                at += f", {statistics.mean(run[3] for run in runs) / 60:.1f} min"
-            cells = [
-                f"{statistics.mean(values):.2f} ± {statistics.pstdev(values):.2f}"
-                for values in list(zip(*runs, strict=True))[:2]
-            ]
-            classes = min(run[2] for run in runs)
-            print(f"| {recipe} | {at} | {cells[0]} | {cells[1]} | {classes} | {len(runs)} |")
-    draw(options.out / "record.png", curves)
-    print(f"\nWrote {options.out / 'record.png'}")
+            if str(seed) not in runs.setdefault(recipe, {}):
+                print(f"{recipe}, seed {seed}", flush=True)
+                runs[recipe][str(seed)] = record(recipe, seed, options.data_dir, options.out)
+                RECORD.write_text(json.dumps(runs) + "\n")
+    print_table(runs)
+    draw(ROOT / "generated_samples" / "gallery_fd.png", runs)
 
 
 if __name__ == "__main__":
