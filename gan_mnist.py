@@ -11,6 +11,7 @@
     python gan_mnist.py --resume                   go on where the last run stopped
     python gan_mnist.py generate --num_samples 16  draw digits with the trained generator
     python gan_mnist.py evaluate                   measure how good its digits are
+    python gan_mnist.py demo                       make a web page that draws them
 
 Each epoch writes generated_samples/epoch_0001.png (a grid of digits, always from the same z),
 checkpoints/epoch_0001.pth (all that --resume needs) and history.csv; the end of a run
@@ -23,6 +24,7 @@ Goodfellow et al. 2014, Generative Adversarial Networks, https://arxiv.org/abs/1
 """
 
 import argparse
+import base64
 import collections
 import contextlib
 import copy
@@ -50,8 +52,7 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-# ── Hyperparameters ──────────────────────────────────────────────────────────────────────────────
-# Edit them here or give them as flags: EPOCHS = 10 and --epochs 10 are the same.
+# ── Hyperparameters ── Edit them here, or give them as flags: EPOCHS = 10 is --epochs 10 ──────────
 
 # data
 DATASET = "mnist"  # mnist | mnist_5k (the 5,000 digits bundled here) | fashion_mnist | kmnist
@@ -63,6 +64,7 @@ LATENT_DIM = 100  # length of the noise vector z
 G_HIDDEN = (256, 512, 1024)  # widths of the generator's hidden layers
 D_HIDDEN = (512, 256)  # widths of the discriminator's hidden layers
 DROPOUT = 0.0  # share of D's hidden units switched off in a step; classic 0.3
+CONDITIONAL = False  # G and D are told the label, and G draws the digit that it is asked for
 
 # training
 EPOCHS = 60  # passes over about 60,000 images
@@ -91,17 +93,16 @@ KEEP_CHECKPOINTS = 3  # newest checkpoints to keep, about 40 MB each; 0 = all
 NUM_SAMPLES = 64  # digits in a grid
 METRICS_EVERY = 2  # epochs from one reading of the quality to the next; 0 = never
 
-# ── Data ─────────────────────────────────────────────────────────────────────────────────────────
-# The whole set is one uint8 tensor in memory, and a batch is one index operation on it.
+# ── Data ── The whole set is one uint8 tensor in memory, a batch one index operation on it ────────
 
 TORCHVISION_NAMES = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
 BUNDLE = Path(__file__).resolve().parent / "data" / "mnist_5k.png"
+MNIST_JUDGE = BUNDLE.with_name("judge_mnist.pth")  # shipped, so that numbers can be compared
 EPOCH_IMAGES = 60_000  # a smaller set is repeated up to about this, so that the same settings work
 
 def read_idx(path, dimensions):
-    """IDX file, plain or .gz -> uint8 tensor with that many dimensions.
-    Header: two zero bytes, 8 for uint8, the number of dimensions, then each size as 4 bytes. Raises
-    ValueError if the file holds anything else: truncated, a web page, another magic number."""
+    """IDX file, plain or .gz -> uint8 tensor with that many dimensions. Raises ValueError unless it
+    holds 0, 0, 8 for uint8, the number of dimensions, each size as 4 bytes, and as much data."""
     data, header = path.read_bytes(), 4 + 4 * dimensions
     with contextlib.suppress(gzip.BadGzipFile, EOFError, zlib.error):
         data = gzip.decompress(data) if path.suffix == ".gz" else data
@@ -152,9 +153,9 @@ def load_bundle():
     return torch.from_numpy(tiles).view(5000, 1, 28, 28), torch.arange(10).repeat_interleave(500)
 
 def load_dataset(name, data_dir, train=True):
-    """-> images (N, 1, H, W) uint8, labels (N,) and the name of the set that was really loaded.
-    Looks in data_dir, then downloads; without both, MNIST goes on, loudly, with the bundled digits.
-    Raises ValueError for a damaged file, FileNotFoundError where there is nothing to load."""
+    """-> images (N, 1, H, W) uint8, labels (N,), name of the set that was really loaded: from
+    data_dir, else downloaded; without both, MNIST goes on, loudly, with the bundled digits. Raises
+    ValueError for a damaged file, FileNotFoundError where there is nothing to load."""
     if name != "mnist_5k" and not find_idx(name, data_dir, train):
         print(f"{name} is not in {data_dir}: downloading it")
         try:
@@ -216,65 +217,70 @@ def random_shift(images, pixels=2):
     padded = F.pad(images, [pixels] * 4, value=-1.0).flatten(2)
     return padded.gather(2, places.view(n, 1, h * w).expand(n, c, h * w)).view(n, c, h, w)
 
-# ── Networks ─────────────────────────────────────────────────────────────────────────────────────
-# G turns noise into images; D gives each image a number, above 0 where it takes it for real.
+# ── Networks ── G turns noise into images; D's logit is above 0 where it takes one for real ───────
 
 class Generator(nn.Module):
-    """z (N, latent_dim) ~ N(0, 1) -> images (N, C, H, W) in [-1, 1].
-    Linear, BatchNorm (Ioffe & Szegedy 2015, arXiv 1502.03167) and ReLU in each layer, tanh at the
-    end. Its state dict tells, under `_extra_state`, the shape that load_generator rebuilds and, as
-    `about`, what it was trained on."""
+    """z (N, latent_dim) ~ N(0, 1) -> images (N, C, H, W) in [-1, 1]; with classes, labels (N,) too:
+    Mirza & Osindero 2014, Conditional Generative Adversarial Nets, arXiv 1411.1784. Layers: Linear,
+    BatchNorm (Ioffe & Szegedy 2015, arXiv 1502.03167), ReLU; tanh at the end. `_extra_state` in its
+    state dict tells the shape, which load_generator rebuilds, and `about`, what it learned from."""
 
-    def __init__(self, latent_dim=LATENT_DIM, hidden=G_HIDDEN, image_shape=(1, 28, 28)):
+    def __init__(self, latent_dim=LATENT_DIM, hidden=G_HIDDEN, image_shape=(1, 28, 28), classes=0):
         super().__init__()
         self.latent_dim, self.hidden, self.image_shape = latent_dim, [*hidden], [*image_shape]
-        self.about, layers = {}, []
-        for n_in, n_out in itertools.pairwise([latent_dim, *hidden]):
+        self.classes, self.about, layers = classes, {}, []
+        for n_in, n_out in itertools.pairwise([latent_dim + classes, *hidden]):
             layers += [nn.Linear(n_in, n_out), nn.BatchNorm1d(n_out), nn.ReLU(inplace=True)]
         layers += [nn.Linear(hidden[-1], math.prod(image_shape)), nn.Tanh()]
         self.layers = nn.Sequential(*layers)
 
-    def forward(self, z):
+    def forward(self, z, labels=None):
+        z = torch.cat([z, F.one_hot(labels, self.classes)], 1) if self.classes else z
         return self.layers(z).view(-1, *self.image_shape)
 
     @torch.no_grad()
-    def sample(self, num_samples, seed=None):
-        """-> images (num_samples, C, H, W) in [-1, 1], the same for the same seed on every device.
-        In eval mode: with BatchNorm's running statistics a picture depends on its own z alone."""
+    def sample(self, num_samples, seed=None, labels=None):
+        """-> images (num_samples, C, H, W) in [-1, 1], the same for the same seed on every device;
+        with classes, of the labels (num_samples,) or else of all in turn. In eval mode: with
+        BatchNorm's running statistics a picture depends on its own z alone."""
         former_mode, device = self.training, next(self.parameters()).device
-        images = self.eval()(sample_z(num_samples, self.latent_dim, seed).to(device))
+        if labels is None:
+            labels = torch.arange(num_samples) % max(1, self.classes)
+        z = sample_z(num_samples, self.latent_dim, seed)
+        images = self.eval()(z.to(device), labels.to(device))
         self.train(former_mode)
         return images
 
     def get_extra_state(self):
-        return {"latent_dim": self.latent_dim, "hidden": self.hidden,
+        return {"latent_dim": self.latent_dim, "hidden": self.hidden, "classes": self.classes,
                 "image_shape": self.image_shape, "about": self.about}
 
     def set_extra_state(self, state):
         self.about = state["about"]
 
 class Discriminator(nn.Module):
-    """Images (N, C, H, W) in [-1, 1] -> logits (N,); torch.sigmoid(logits) = probability of real.
-    Linear, LeakyReLU and Dropout in each layer, as in Goodfellow et al. 2014 but for the maxout.
+    """Images (N, C, H, W) in [-1, 1], with classes labels (N,) too -> logits (N,); their sigmoid is
+    the probability of real. Linear, LeakyReLU and Dropout; Goodfellow et al. 2014 had maxout.
     Black enters as 0: so D does not have to unlearn first what all images have in common."""
 
-    def __init__(self, hidden=D_HIDDEN, dropout=DROPOUT, image_shape=(1, 28, 28)):
+    def __init__(self, hidden=D_HIDDEN, dropout=DROPOUT, image_shape=(1, 28, 28), classes=0):
         super().__init__()
-        layers = [nn.Flatten()]
-        for n_in, n_out in itertools.pairwise([math.prod(image_shape), *hidden]):
+        self.classes, layers = classes, []
+        for n_in, n_out in itertools.pairwise([math.prod(image_shape) + classes, *hidden]):
             layers += [nn.Linear(n_in, n_out), nn.LeakyReLU(0.2, inplace=True), nn.Dropout(dropout)]
         self.layers = nn.Sequential(*layers, nn.Linear(hidden[-1], 1))
 
-    def forward(self, images):
-        return self.layers(images + 1).squeeze(1).float()
+    def forward(self, images, labels=None):
+        x = images.flatten(1) + 1
+        x = torch.cat([x, F.one_hot(labels, self.classes)], 1) if self.classes else x
+        return self.layers(x).squeeze(1).float()
 
 def sample_z(num_samples, latent_dim, seed=None):
     """-> z (num_samples, latent_dim) ~ N(0, 1), from the CPU: a seed is the same on all devices."""
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     return torch.randn(num_samples, latent_dim, generator=generator)
 
-# ── Losses ───────────────────────────────────────────────────────────────────────────────────────
-# Binary cross-entropy on logits: D says what is real, G wants its images to be called real.
+# ── Losses ── Binary cross-entropy: D says what is real, G wants its images to be called so ───────
 
 def discriminator_loss(real_logits, fake_logits, label_smoothing=0.0):
     """Logits (N,) of real and of fake images -> -log D(x) - log(1 - D(G(z))), means over the batch.
@@ -296,8 +302,7 @@ def gradient_penalty(logits, images):
     gradient, = torch.autograd.grad(logits.sum(), images, create_graph=True)
     return gradient.float().square().flatten(1).sum(1).mean()
 
-# ── Training ─────────────────────────────────────────────────────────────────────────────────────
-# D and G take turns, a step each; a running average of G draws what people see.
+# ── Training ── D and G take turns, a step each; an average of G over time is what people see ─────
 
 def choose_device(name, precision):
     """DEVICE and PRECISION -> torch.device, torch.float32 or torch.bfloat16, which is slow where it
@@ -315,8 +320,7 @@ def choose_device(name, precision):
     return torch.device(name), torch.bfloat16 if bf16 else torch.float32
 
 def descend(loss, optimizer, grad_clip=0.0):
-    """One step of the optimizer down the loss, whose gradient goes to its own parameters alone:
-    what passes through D on its way to G leaves D as it is."""
+    """One step of the optimizer down the loss, for its own parameters: G's leaves D as it is."""
     parameters = optimizer.param_groups[0]["params"]
     optimizer.zero_grad()
     loss.backward(inputs=parameters)
@@ -337,20 +341,22 @@ class GAN:
 
     PARTS = ("G", "D", "G_ema", "optimizer_g", "optimizer_d")
 
-    def __init__(self, config, image_shape, shift):
+    def __init__(self, config, image_shape, shift, classes=0):
         torch.manual_seed(config.seed)
         self.config, self.shift = config, shift
         self.device, self.precision = choose_device(config.device, config.precision)
         self.epoch, self.steps, self.history = 0, 0, []
-        self.G = Generator(config.latent_dim, config.g_hidden, image_shape).to(self.device)
-        self.D = Discriminator(config.d_hidden, config.dropout, image_shape).to(self.device)
+        shape = image_shape, classes if config.conditional else 0
+        self.G = Generator(config.latent_dim, config.g_hidden, *shape).to(self.device)
+        self.D = Discriminator(config.d_hidden, config.dropout, *shape).to(self.device)
         self.G_ema = copy.deepcopy(self.G).eval()
         adam = {"betas": (config.beta1, config.beta2), "fused": True}
         self.optimizer_g = torch.optim.Adam(self.G.parameters(), config.learning_rate_g, **adam)
         self.optimizer_d = torch.optim.Adam(self.D.parameters(), config.learning_rate_d, **adam)
 
-    def train_step(self, real):
-        """Real images (N, C, H, W) in [-1, 1] -> tensor: d_loss, g_loss, D's accuracy (0 to 1)."""
+    def train_step(self, real, labels):
+        """Real images (N, C, H, W) in [-1, 1] with their labels (N,), which fakes get too
+        -> tensor: d_loss, g_loss, D's accuracy (0 to 1)."""
         c = self.config
         augment = random_shift if self.shift else nn.Identity()
         bf16 = torch.autocast(self.device.type, torch.bfloat16, self.precision == torch.bfloat16)
@@ -359,9 +365,9 @@ class GAN:
         # D: maximize log D(x) + log(1 - D(G(z))), real and fake in one pass
         penalized = c.gradient_penalty > 0 and self.steps % 8 == 0  # as good as always, and cheaper
         with bf16:
-            fake = self.G(z)
+            fake = self.G(z, labels)
             both = augment(torch.cat([real, fake.detach()])).requires_grad_(penalized)
-            logits = self.D(both)
+            logits = self.D(both, labels.repeat(2))
             penalty = 8 * c.gradient_penalty * gradient_penalty(logits, both) if penalized else 0
         real_logits, fake_logits = logits.chunk(2)
         d_loss = discriminator_loss(real_logits, fake_logits, c.label_smoothing)
@@ -369,7 +375,7 @@ class GAN:
 
         # G: maximize log D(G(z)), on the same fakes, with D as it is after its step
         with bf16:
-            g_loss = generator_loss(self.D(augment(fake)))
+            g_loss = generator_loss(self.D(augment(fake), labels))
         descend(g_loss, self.optimizer_g, c.grad_clip)
 
         self.steps += 1  # the average is short at first, while G still changes fast
@@ -378,10 +384,9 @@ class GAN:
         return torch.stack([d_loss, g_loss, accuracy]).detach()
 
     def train_epoch(self, loader):
-        """One pass over the data -> the epoch's row of the history: means, time and speed.
-        The random numbers depend on seed and epoch alone, so that a resumed epoch is the one that
-        it would have been. Sums stay on the device, as a GPU has to wait for each reading, and are
-        read every 50 steps. Raises FloatingPointError if a loss is not finite then."""
+        """One pass over the data -> the epoch's row of the history: means, time and speed. Random
+        numbers depend on seed and epoch alone, so a resumed epoch is what it would have been. Sums
+        are read every 50 steps, as a GPU has to wait; FloatingPointError if one is not finite."""
         c, self.epoch = self.config, self.epoch + 1
         torch.manual_seed(c.seed * 1_000_003 + self.epoch)
         epochs = c.lr_decay_start, max(c.lr_decay_start + 1, c.lr_decay_end)
@@ -389,11 +394,12 @@ class GAN:
         for optimizer, rate in ((self.optimizer_g, c.learning_rate_g),
                                 (self.optimizer_d, c.learning_rate_d)):
             optimizer.param_groups[0].update(lr=rate * share, betas=(c.beta1, c.beta2))
+        torch.set_flush_denormal(True)  # Adam crawls through denormals where gradients are 0
         sums, start = torch.zeros(3, device=self.device), time.perf_counter()
         title = f"Epoch [{self.epoch}/{c.epochs}]"
         with tqdm(loader, title, unit="batch", leave=False, disable=None) as bar:
-            for step, (images, _) in enumerate(bar, 1):
-                sums += self.train_step(to_float(images.to(self.device)))
+            for step, (images, labels) in enumerate(bar, 1):
+                sums += self.train_step(to_float(images.to(self.device)), labels.to(self.device))
                 if step % 50 == 0 or step == len(loader):
                     d_loss, g_loss, accuracy = (sums / step).tolist()
                     seconds = time.perf_counter() - start
@@ -403,6 +409,7 @@ class GAN:
                         raise FloatingPointError(
                             f"a loss is not finite in epoch {self.epoch}: lower LEARNING_RATE_G, "
                             "LEARNING_RATE_D or set GRAD_CLIP, then --resume; all files are whole")
+        torch.set_flush_denormal(False)
         return {"epoch": self.epoch, "d_loss": d_loss, "g_loss": g_loss, "d_accuracy": accuracy,
                 "seconds": seconds, "images_per_second": speed, "fd": None, "covered": None,
                 "missing": None}
@@ -458,7 +465,7 @@ def load_generator(path, device="cpu"):
     state = state.get("G_ema", state)
     try:
         shape = state["_extra_state"]
-        G = Generator(shape["latent_dim"], shape["hidden"], shape["image_shape"])
+        G = Generator(*(shape[key] for key in ("latent_dim", "hidden", "image_shape", "classes")))
         G.load_state_dict(state)
     except (AttributeError, LookupError, TypeError, RuntimeError) as error:
         raise ValueError(f"{path} holds no generator of this script") from error
@@ -466,8 +473,8 @@ def load_generator(path, device="cpu"):
 
 def numbered(folder, suffix, last=math.inf):
     """-> the files in a folder named like epoch_0001.png, in order, up to number `last`."""
-    paths = [path for path in Path(folder).glob(f"epoch_*{suffix}") if path.stem[6:].isdecimal()]
-    numbers = {path: int(path.stem[6:]) for path in paths if path.is_file()}
+    numbers = {path: int(path.stem[6:]) for path in Path(folder).glob(f"epoch_*{suffix}")
+               if path.stem[6:].isdecimal() and path.is_file()}
     return sorted((path for path in numbers if numbers[path] <= last), key=numbers.get)
 
 def resume(gan, folder):
@@ -490,7 +497,7 @@ def resume(gan, folder):
         raise strange
     was, now = ({**each["config"], "data": each["data"]} for each in (state, fresh))
     for name in [name for name in now if now[name] != was.get(name)]:
-        if name in ("latent_dim", "g_hidden", "d_hidden", "data"):
+        if name in ("latent_dim", "g_hidden", "d_hidden", "conditional", "data"):
             raise ValueError(f"{path} was trained with {name.upper()} {was.get(name)}, now it is "
                              f"{now[name]}: set it as it was, or start anew by --overwrite")
         if name not in ("epochs", "resume", "overwrite"):
@@ -532,7 +539,7 @@ def train_gan(**settings):
     if not len(loader):
         raise ValueError(f"BATCH_SIZE is {c.batch_size}: an epoch has {len(loader.dataset)} images")
     shift = c.augment == "shift" or (c.augment == "auto" and loader.dataset.repeats > 1)
-    gan = GAN(c, images.shape[1:], shift)
+    gan = GAN(c, images.shape[1:], shift, int(labels.max()) + 1)
     data = f"{name}, {len(images)} images, checksum {zlib.crc32(images.numpy()):08x}"
     gan.G_ema.about = {"data": data, "epochs": 0, "fd": None}
     judge = load_judge(name, c.data_dir) if c.metrics_every else None
@@ -549,16 +556,14 @@ def train_gan(**settings):
 
     def draw_grid():
         grid = gan.G_ema.sample(c.num_samples, c.seed)
-        save_grid(samples / f"epoch_{gan.epoch:04d}.png", grid)
+        save_grid(samples / f"epoch_{gan.epoch:04d}.png", grid, gan.G.classes)
 
     print(f"Training on {data}; {gan.device.type}, {gan.precision}{', with shifts' * shift}")
     try:
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(c.seed))
         save_grid(samples / "real_samples.png", to_float(images[order[:c.num_samples]]))
         while gan.epoch < c.epochs:
-            torch.set_flush_denormal(True)  # Adam crawls through denormals where gradients are 0
             gan.history.append(gan.train_epoch(loader))
-            torch.set_flush_denormal(False)
             read = judge and gan.epoch % c.metrics_every == 0
             gan.history[-1] |= judge.read(gan.G_ema, c.seed + 1) if read else {}
             gan.G_ema.about |= {"epochs": gan.epoch, "fd": gan.history[-1]["fd"]}
@@ -580,21 +585,18 @@ def train_gan(**settings):
         print(f"Wrote {checkpoints}/generator_final.pth, {samples}/loss_curves.png, training.gif")
     except KeyboardInterrupt:
         saved = ["nothing yet", *numbered(checkpoints, ".pth")][-1]
-        print(f"\nStopped in epoch {gan.epoch}. Saved: {saved}. --resume goes on from there "
-              "(without --overwrite)")
+        print(f"\nStopped in epoch {gan.epoch}. Saved: {saved}; go on by --resume, not --overwrite")
         raise
-    finally:
-        torch.set_flush_denormal(False)
     return gan.G_ema, gan.history
 
-# ── Output ───────────────────────────────────────────────────────────────────────────────────────
-# Pictures and tables for people.
+# ── Output ── Pictures and tables for people ──────────────────────────────────────────────────────
 
 def print_epoch(row, epochs):
     """A row of the history -> its line on the screen, and what is to be warned of."""
     line = (f"Epoch [{row['epoch']}/{epochs}] | D loss {row['d_loss']:.4f} | "
             f"G loss {row['g_loss']:.4f} | {row['images_per_second']:,.0f} img/s")
-    print(line + (f" | FD {row['fd']:.2f} | {row['covered']} classes" if row["covered"] else ""))
+    line += f" | FD {row['fd']:.2f} | {row['covered']} classes" if row["covered"] else ""
+    print(line, flush=True)  # so that a log file has it at once
     if row["missing"]:
         print(f"WARNING: only {row['covered']} classes in 2,000 samples, without {row['missing']}: "
               "if that lasts, G has collapsed: lower LEARNING_RATE_G or set BETA1 to 0")
@@ -615,10 +617,7 @@ def save_grid(path, images, columns=None):
 
 def save_gif(path, pictures):
     """Paths of pictures -> an endless GIF of at most 200 of them that rests on the last."""
-    try:
-        frames = [Image.open(each).copy() for each in pictures[::-math.ceil(len(pictures) / 200)]]
-    except OSError as error:
-        raise ValueError(f"a grid in {path.parent} is damaged ({error}): delete it") from error
+    frames = [Image.open(each).copy() for each in pictures[::-math.ceil(len(pictures) / 200)]]
     frames = [frame.resize(frames[0].size) for frame in reversed(frames)]
     pauses = [120] * (len(frames) - 1) + [2000]  # milliseconds
     save_whole(path, lambda file: frames[0].save(
@@ -645,10 +644,7 @@ def save_curves(path, history):
     right.set(yscale="log", ylabel="FD to the training images (green)")
     save_whole(path, lambda file: figure.savefig(file, format="png", dpi=120))
 
-# ── Metrics ──────────────────────────────────────────────────────────────────────────────────────
-# A small classifier, the judge, looks at drawn and at real images, and what it sees is compared.
-
-MNIST_JUDGE = BUNDLE.with_name("judge_mnist.pth")  # shipped, so that numbers can be compared
+# ── Metrics ── A small classifier, the judge, looks at real and at drawn images ───────────────────
 
 class Judge(nn.Module):
     """Images (N, C, H, W) in [-1, 1] -> logits (N, classes); `features`, the layer before, (N, 64).
@@ -673,8 +669,7 @@ class Judge(nn.Module):
         return features, self.classify(features).softmax(1)
 
     def read(self, G, seed):
-        """A cheap reading of 2,000 samples -> "fd" to the training images, classes "covered" and
-        "missing", which have less than a tenth of their share."""
+        """2,000 samples -> "fd", classes "covered", "missing" (under a tenth of their share)."""
         features, probabilities = self.look(to_uint8(G.sample(2000, seed)))
         share = probabilities.argmax(1).bincount(minlength=probabilities.shape[1]) / 2000
         missing = (share < 0.1 / len(share)).nonzero().flatten().tolist()
@@ -754,21 +749,18 @@ def nearest(points, others, k=1):
     return torch.cat(parts)
 
 def precision_recall(real, fake, k=3):
-    """Features (N, d), (M, d) -> share of fakes among the real, share of reals among the fake.
-    Among others is what lies within the distance of one of them to its k-th neighbour.
-    Precision: what is drawn looks real; recall: what is real gets drawn. Kynkaanniemi et al.
-    2019, 1904.06991."""
+    """Features (N, d), (M, d) -> share of fakes among the real, share of reals among the fake:
+    what is drawn looks real; what is real gets drawn. Among others is what lies within the distance
+    of one of them to its k-th neighbour. Kynkaanniemi et al. 2019, arXiv 1904.06991."""
     def share(points, others):
         radii = nearest(others, others, k + 1)  # the nearest of all is the point itself
         inside = [(torch.cdist(part, others) <= radii).any(1) for part in points.split(500)]
         return torch.cat(inside).float().mean().item()
-
     return share(fake, real), share(real, fake)
 
 def two_sample_accuracy(real, fake):
     """Images (N, C, H, W) uint8 of both kinds -> share that a fresh network, trained on one half to
-    tell them apart, gets right in the other: 0.5 if none can be told, 1 if all can.
-    Lopez-Paz & Oquab 2017, Revisiting Classifier Two-Sample Tests, arXiv 1610.06545."""
+    tell them, gets right in the other: 0.5 to 1. Lopez-Paz & Oquab 2017, arXiv 1610.06545."""
     n = min(len(real), len(fake)) // 2
     classes = torch.arange(2).repeat_interleave(n)
     critic = fit_judge(torch.cat([real[:n], fake[:n]]), classes, epochs=1, augment=nn.Identity())
@@ -776,42 +768,46 @@ def two_sample_accuracy(real, fake):
     return (probabilities.argmax(1) == classes).float().mean().item()
 
 def parzen_log_likelihood(samples, images, sigmas):
-    """Samples (M, d), images (N, d) in [0, 1] -> (S,) mean log-likelihood, in nats, of the images
-    under Gaussians of each sigma (S,) around the samples.
-    Goodfellow et al. 2014, section 5. It misleads: Theis et al. 2016, arXiv 1511.01844."""
+    """Samples (M, d), images (N, d) in [0, 1] -> (S,) mean log-likelihood (nats) of images under
+    Gaussians of each sigma (S,) around the samples. Misleading: Theis et al. 2016, 1511.01844."""
     total, d = torch.zeros(len(sigmas)), samples.shape[1]
     for part in images.split(500):
         squares = torch.cdist(part, samples).square()
         total += torch.stack([(squares / (-2 * s * s)).logsumexp(1).sum() for s in sigmas])
     return total / len(images) - math.log(len(samples)) - d / 2 * (2 * math.pi * sigmas**2).log()
 
-# ── Commands ─────────────────────────────────────────────────────────────────────────────────────
-# `train` is train_gan above; the others use what it has saved.
+# ── Commands ── `train` is train_gan above; the others use what it has saved ──────────────────────
 
-def find_model(model_path, checkpoint_dir):
-    """-> model_path or, if it is empty, the final generator, else the newest checkpoint."""
+def find_generator(model_path, checkpoint_dir):
+    """-> Generator and path of model_path or, if that is empty, the final one, else the newest."""
     final = [*Path(checkpoint_dir).glob("generator_final.pth")]
     found = [model_path] if model_path else final or numbered(checkpoint_dir, ".pth")
     if not found:
         raise FileNotFoundError(f"no generator in {checkpoint_dir}: train one by `python "
                                 "gan_mnist.py` or name one by --model_path")
-    return Path(found[-1])
+    return load_generator(found[-1]), Path(found[-1])
 
 @torch.no_grad()
-def generate(model_path="", num_samples=NUM_SAMPLES, seed=SEED, separate=False, interpolate=False,
-             show=False, samples_dir=SAMPLES_DIR, checkpoint_dir=CHECKPOINT_DIR):
-    """Draw digits with a trained generator -> path of the picture that was written.
-    Raises FileNotFoundError if there is no model, ValueError if its file is damaged or holds
-    none."""
-    model_path = find_model(model_path, checkpoint_dir)
-    G, path = load_generator(model_path), Path(samples_dir) / f"generated_seed_{seed}.png"
-    images = G.sample(num_samples, seed)
+def generate(model_path="", num_samples=NUM_SAMPLES, seed=SEED, digit=-1, separate=False,
+             interpolate=False, show=False, samples_dir=SAMPLES_DIR,
+             checkpoint_dir=CHECKPOINT_DIR):
+    """Draw digits with a trained generator -> path of the picture. Raises FileNotFoundError without
+    a file of it, ValueError if that is damaged or holds none, or if it does not know the digit."""
+    G, model_path = find_generator(model_path, checkpoint_dir)
+    path = Path(samples_dir) / f"generated_seed_{seed}.png"
+    if digit >= G.classes:
+        raise ValueError(f"--digit is {digit}: {model_path} knows {G.classes} classes; a generator "
+                         "learns them by CONDITIONAL = True")
+    labels = (torch.arange(num_samples) if digit < 0 else torch.full((num_samples,), digit)) % max(
+        1, G.classes)
+    images = G.sample(num_samples, seed, labels)
     if interpolate:  # of independent a, b ~ N(0, 1), cos(t) a + sin(t) b is N(0, 1) for every t
         z = sample_z(num_samples + 1, G.latent_dim, seed)
         t = torch.linspace(0, math.pi / 2, 10).unsqueeze(1)
-        images = torch.cat([G(t.cos() * a + t.sin() * b) for a, b in itertools.pairwise(z)])
+        images = torch.cat([G(t.cos() * a + t.sin() * b, label.expand(10))
+                            for a, b, label in zip(z[:-1], z[1:], labels, strict=True)])
         path = path.with_name(f"interpolation_seed_{seed}.png")
-    save_grid(path, images, 10 if interpolate else None)
+    save_grid(path, images, 10 if interpolate else G.classes * (digit < 0))
     print(f"Wrote {path}, drawn by {model_path} ({G.about})")
     if separate:
         for number, image in enumerate(images, 1):
@@ -820,17 +816,15 @@ def generate(model_path="", num_samples=NUM_SAMPLES, seed=SEED, separate=False, 
     if show:
         from matplotlib import pyplot
         pyplot.imshow(Image.open(path), cmap="gray")
-        pyplot.axis("off")
         pyplot.show()
     return path
 
 def evaluate(model_path="", num_samples=10_000, seed=SEED, parzen=False, data_dir=DATA_DIR,
              checkpoint_dir=CHECKPOINT_DIR):
-    """Measure a generator -> {"generated": figures, "real": the same of test images or, where there
-    are none, half of the training images}, also as a table and as a JSON file beside the model.
-    Raises what `generate` raises, and ValueError for less than 1,000 samples."""
-    model_path = find_model(model_path, checkpoint_dir)
-    G = load_generator(model_path)
+    """Measure a generator -> {"generated": figures, "real": those of test images or, if none, of
+    half of the training images}, also as a table and as a JSON file beside the model. Raises what
+    `generate` raises, and ValueError for less than 1,000 samples."""
+    G, model_path = find_generator(model_path, checkpoint_dir)
     name = str(G.about.get("data")).partition(",")[0] if isinstance(G.about, dict) else None
     if name not in RULES["dataset"] or G.image_shape != [1, 28, 28]:
         raise ValueError(f"{model_path} does not say which data set it was trained on")
@@ -882,63 +876,79 @@ def evaluate(model_path="", num_samples=10_000, seed=SEED, parzen=False, data_di
     save_whole(model_path.with_suffix(".json"), lambda file: file.write(text.encode()))
     return figures
 
-COMMANDS = {"train": train_gan, "generate": generate, "evaluate": evaluate, "judge": train_judge}
+def demo(model_path="", samples_dir=SAMPLES_DIR, checkpoint_dir=CHECKPOINT_DIR):
+    """Write a page that runs the generator in a browser, needing nothing else. Raises what
+    `generate` raises. Each BatchNorm is folded into the layer before it, weights are float16."""
+    G, model_path = find_generator(model_path, checkpoint_dir)
+    path = Path(samples_dir) / "demo.html"
+    pairs = zip(G.layers[:-2:3], G.layers[1:-2:3], strict=True)
+    layers = [*itertools.starmap(nn.utils.fuse_linear_bn_eval, pairs), G.layers[-2]]
+    weights = [tensor.flatten() for layer in layers for tensor in (layer.weight.T, layer.bias)]
+    model = {"name": model_path.name, "about": str(G.about), "latent_dim": G.latent_dim,
+             "classes": G.classes, "image_shape": G.image_shape,
+             "widths": [layer.out_features for layer in layers],
+             "weights": base64.b64encode(torch.cat(weights).detach().half().numpy()).decode()}
+    page = Path(__file__).with_name("demo.html").read_bytes().replace(
+        b"/*MODEL*/null", json.dumps(model).replace("<", "\\u003c").encode())
+    save_whole(path, lambda file: file.write(page))
+    print(f"Wrote {path}: open it in a browser")
 
-# ── Command line ─────────────────────────────────────────────────────────────────────────────────
-# The constants are the flags: their names, their values, and as help the comments behind them.
+COMMANDS = {"train": train_gan, "generate": generate, "evaluate": evaluate, "judge": train_judge,
+            "demo": demo}
 
-EXTRA_FLAGS = {  # flags of the commands other than train, that have no constant
-    "model_path": "generator or checkpoint [generator_final.pth, else the newest checkpoint]",
-    "separate": "write each digit as a PNG file of its own too",
-    "interpolate": "draw walks from one random point to the next, one in a row",
-    "show": "open the picture with matplotlib",
-    "parzen": "measure the Parzen-window log-likelihood too, as papers of 2014 did",
-}
+# ── Command line ── The constants are the flags, the comments behind them are the help ────────────
 
-PATH, SWITCH, LISTS = "a path", "True or False", ("g_hidden", "d_hidden")
-RULES = {  # setting: its choices, or the lowest and the highest number, a whole one if they are
-    "dataset": ["mnist", "mnist_5k", "fashion_mnist", "kmnist"], "data_dir": PATH,
-    "augment": ["none", "shift", "auto"], "latent_dim": (1, 65536), "g_hidden": (1, 65536),
-    "d_hidden": (1, 65536), "dropout": (0.0, 0.99), "epochs": (1, 10**6), "batch_size": (2, 10**6),
-    "learning_rate_g": (0.0, 10.0), "learning_rate_d": (0.0, 10.0), "lr_decay_start": (0, 10**6),
-    "lr_decay_end": (0, 10**6), "beta1": (0.0, 0.9999), "beta2": (0.0, 0.999999),
-    "ema_decay": (0.0, 0.999999), "label_smoothing": (0.0, 0.5), "gradient_penalty": (0.0, 1e6),
-    "grad_clip": (0.0, 1e6), "seed": (0, 2**31), "device": ["auto", "cuda", "mps", "cpu"],
-    "precision": ["auto", "fp32", "bf16"], "resume": SWITCH, "overwrite": SWITCH,
-    "samples_dir": PATH, "checkpoint_dir": PATH, "save_every": (1, 10**6),
-    "keep_checkpoints": (0, 10**6), "num_samples": (1, 10**4), "metrics_every": (0, 10**6),
-    "model_path": PATH, "separate": SWITCH, "interpolate": SWITCH, "show": SWITCH, "parzen": SWITCH,
-}
-Config = collections.namedtuple("Config", [name for name in RULES if name not in EXTRA_FLAGS])
+EXTRA_FLAGS = """
+# generate and evaluate, which take some of the above too
+MODEL_PATH = the final one, else the newest checkpoint  # file of the generator
+DIGIT = -1  # the class that a conditional generator draws; -1 = all in turn
+SEPARATE = False  # write each digit as a PNG file of its own too
+INTERPOLATE = False  # draw walks from one random point to the next, one in a row
+SHOW = False  # open the picture with matplotlib
+PARZEN = False  # measure the Parzen-window log-likelihood too, as papers of 2014 did
+"""
+LISTS = ("g_hidden", "d_hidden")  # settings of several numbers
+RULES = {"dataset": ["mnist", "mnist_5k", "fashion_mnist", "kmnist"],  # what settings may be
+         "augment": ["none", "shift", "auto"], "device": ["auto", "cuda", "mps", "cpu"],
+         "precision": ["auto", "fp32", "bf16"]}
+for rule, names in {
+        bool: "conditional resume overwrite separate interpolate show parzen",
+        str: "data_dir samples_dir checkpoint_dir model_path",
+        (0, 2**31): "seed lr_decay_start lr_decay_end keep_checkpoints metrics_every",
+        (1, 65536): "latent_dim g_hidden d_hidden num_samples", (1, 10**6): "epochs save_every",
+        (2, 65536): "batch_size", (-1, 65536): "digit", (0.0, 0.5): "label_smoothing",
+        (0.0, 0.999999): "dropout beta1 beta2 ema_decay", (0.0, 1e6): "gradient_penalty grad_clip",
+        (0.0, 10.0): "learning_rate_g learning_rate_d"}.items():
+    RULES |= dict.fromkeys(names.split(), rule)
+SETTINGS = [name for name in RULES if name.upper() in globals()]  # others are of other commands
+Config = collections.namedtuple("Config", SETTINGS)
 
 def check(name, value):
     """A setting, as a constant, a flag or an argument gives it -> its value in its own type.
     Raises ValueError naming the setting and what it allows."""
-    rule = RULES[name]
+    rule, allowed = RULES[name], "True or False" if RULES[name] is bool else "a path"
     if isinstance(rule, tuple):
         kind = type(rule[0])
         allowed = f"{'a whole number' if kind is int else 'a number'} from {rule[0]} to {rule[1]}"
         with contextlib.suppress(TypeError, ValueError, OverflowError):
-            given = [*value] if name in LISTS and not isinstance(value, str) else [value]
+            given = value if name in LISTS and not isinstance(value, str) else [value]
             numbers = tuple(map(kind, given))
-            if numbers and all(rule[0] <= n <= rule[1] for n in numbers) and (
-                    [*numbers] == [*map(float, given)]):
+            if numbers == (*map(float, given),) != () and all(
+                    rule[0] <= number <= rule[1] for number in numbers):
                 return numbers if name in LISTS else numbers[0]
     elif isinstance(rule, list):
         allowed = " | ".join(rule)
         if value in rule:
             return value
-    else:
-        allowed = rule
-        if isinstance(value, bool if rule is SWITCH else (str, os.PathLike)):
-            return value if rule is SWITCH else str(value)
+    elif isinstance(value, rule) or (rule is str and isinstance(value, os.PathLike)):
+        return rule(value)
     raise ValueError(f"{name.upper()} (--{name}) is {value!r}: allowed is {allowed}")
 
 def make_config(**settings):
     """Settings -> all of them, checked and frozen; for those not given the constants hold."""
-    for name in settings.keys() - set(Config._fields):
-        raise ValueError(f"there is no setting {name}, but there are {', '.join(Config._fields)}")
-    constants = {name: globals()[name.upper()] for name in Config._fields}
+    for name in settings.keys() - set(SETTINGS):
+        raise ValueError(f"there is no setting {name}, but there are {', '.join(SETTINGS)}")
+    constants = {name: globals()[name.upper()] for name in SETTINGS}
     config = Config(*itertools.starmap(check, {**constants, **settings}.items()))
     if config.resume and config.overwrite:
         raise ValueError("RESUME and OVERWRITE exclude each other: go on with a run or delete it")
@@ -953,38 +963,30 @@ def build_parser():
 
     def error(message):
         raise ValueError(f"{message}; --help shows all flags")
-
-    def add(group, name, text):
-        if RULES[name] is SWITCH:
-            group.add_argument(f"--{name}", action="store_true", help=text)
-            parser.add_argument(f"--no_{name}", dest=name, action="store_false",
-                                help=argparse.SUPPRESS)
-        else:
-            group.add_argument(f"--{name}", nargs="+" if name in LISTS else None, metavar="X",
-                               help=text.replace("%", "%%"))
-
     parser.error = error
-    for line in Path(__file__).read_text(encoding="utf-8").partition("# ── Data")[0].splitlines():
-        if match := re.fullmatch(r"# (data|networks|training|output)", line):
-            group = parser.add_argument_group(match[1])
-        match = re.fullmatch(r"([A-Z][A-Z0-9_]*) *= *(.*?)(?:  # (.+))?", line)
-        if match and match[1].lower() in Config._fields:
-            add(group, match[1].lower(), f"{match[3] or ''} [{match[2]}]")
-    group = parser.add_argument_group("generate and evaluate, which take some of the above too")
-    for name, text in EXTRA_FLAGS.items():
-        add(group, name, text)
+    text = Path(__file__).read_text(encoding="utf-8").partition("# ── Data")[0] + EXTRA_FLAGS
+    for title, name, value, comment in re.findall(
+            r"(?m)^# ([a-z ,]+)$|^([A-Z]\w+) = (.+?)  # (.+)$", text):
+        if title:
+            group = parser.add_argument_group(title)
+        elif RULES[name.lower()] is bool:
+            group.add_argument(f"--{name.lower()}", action=argparse.BooleanOptionalAction,
+                               help=comment)
+        else:
+            group.add_argument(f"--{name.lower()}", nargs="+" if name.lower() in LISTS else None,
+                               metavar="X", help=f"{comment} [{value}]".replace("%", "%%"))
     return parser
 
 def main(argv=None):
     """Run the command line -> exit code: 0, 1 failed, 2 wrong input, 130 stopped by Ctrl-C."""
-    flags = [re.sub(r"(?<=^--)[\w-]+", lambda match: match[0].replace("-", "_"), flag)
-             for flag in (sys.argv[1:] if argv is None else argv)]  # --batch-size is --batch_size
+    flags = [re.sub(r"(?<=^--)[\w-]+", lambda word: word[0].replace("-", "_"), flag).replace(
+        "--no_", "--no-") for flag in (sys.argv[1:] if argv is None else argv)]  # - as good as _
     name = flags.pop(0) if flags and flags[0] in COMMANDS else "train"
     try:
         settings = vars(build_parser().parse_args(flags))
         parameters = inspect.signature(COMMANDS[name]).parameters
         takes = {key: parameters[key].default for key in parameters} if name != "train" else {}
-        for flag in settings.keys() - set(takes or Config._fields):
+        for flag in settings.keys() - set(takes or SETTINGS):
             raise ValueError(f"{name} takes no --{flag}; --help shows all flags")
         COMMANDS[name](**{key: check(key, value) for key, value in {**takes, **settings}.items()})
     except KeyboardInterrupt:
@@ -995,6 +997,4 @@ def main(argv=None):
     return 0
 
 if __name__ == "__main__":
-    if hasattr(sys.stdout, "reconfigure"):  # not so in a notebook
-        sys.stdout.reconfigure(line_buffering=True)  # a log file shows each epoch as it ends
     sys.exit(main())

@@ -80,8 +80,8 @@ def our_steps(images, labels, batch_size, config, precision):
     config = config._replace(precision=precision)
     gan = gan_mnist.GAN(config, images.shape[1:], shift=False)
     loader = gan_mnist.make_loader(images, labels, batch_size)
-    for real, _ in itertools.chain.from_iterable(itertools.repeat(loader)):
-        yield gan.train_step(gan_mnist.to_float(real))
+    for real, classes in itertools.chain.from_iterable(itertools.repeat(loader)):
+        yield gan.train_step(gan_mnist.to_float(real), classes)
 
 
 def images_per_second(steps, batch_size, seconds):
@@ -112,7 +112,7 @@ def operations_per_image(config):
     G, D = gan_mnist.Generator(), gan_mnist.Discriminator(config.d_hidden)
     g, d = (sum(p.numel() for p in net.parameters() if p.ndim == 2) for net in (G, D))
     return 2 * (
-        3 * g - G.layers[0].weight.numel() + 2 * (3 * d - D.layers[1].weight.numel()) + 2 * d
+        3 * g - G.layers[0].weight.numel() + 2 * (3 * d - D.layers[0].weight.numel()) + 2 * d
     )
 
 

@@ -428,6 +428,21 @@ def test_evaluate_on_the_bundle_alone_measures_one_half_against_the_other(draws,
     assert figures["real"]["recall"] > 0.7
 
 
+def test_6_epochs_on_the_bundle_teach_a_conditional_generator_the_digit_that_is_asked_for(
+    tmp_path, monkeypatch, judge
+):
+    """The real networks on real digits, about a minute on 2 cores: the longest of these tests."""
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(2)
+    G, _ = gan_mnist.train_gan(dataset="mnist_5k", conditional=True, epochs=6, metrics_every=0)
+    asked = torch.arange(2000) % 10
+    _, probabilities = judge.look(gan_mnist.to_uint8(G.sample(2000, seed=3, labels=asked)))
+    right = (probabilities.argmax(1) == asked).float()
+    print("right:", right.mean().item())
+    assert right.mean() >= 0.95
+    assert min(right[asked == digit].mean() for digit in range(10)) >= 0.8
+
+
 @pytest.mark.parametrize("about", [{}, None, {"data": "holidays, 7 images"}, {"data": 5}])
 def test_a_generator_that_does_not_say_its_data_set_is_refused(folder, capsys, about):
     G = gan_mnist.Generator(4, (4,))

@@ -26,7 +26,7 @@ def test_generator_is_100_256_512_1024_784_with_batchnorm_and_relu():
 def test_classic_discriminator_is_784_512_256_1_with_leaky_relu_and_dropout():
     D = Discriminator(hidden=(512, 256), dropout=0.3)
     hidden = [nn.Linear, nn.LeakyReLU, nn.Dropout]
-    assert [type(layer) for layer in D.layers] == [nn.Flatten, *hidden, *hidden, nn.Linear]
+    assert [type(layer) for layer in D.layers] == [*hidden, *hidden, nn.Linear]
     assert [layer.p for layer in D.layers if isinstance(layer, nn.Dropout)] == [0.3, 0.3]
     assert [layer.negative_slope for layer in D.layers if isinstance(layer, nn.LeakyReLU)] == [
         0.2,
@@ -49,7 +49,7 @@ def test_z_becomes_images_in_the_range_of_tanh_and_images_become_one_logit_each(
 def test_black_reaches_the_first_layer_of_d_as_zero():
     D = Discriminator(hidden=(20,))
     seen = []
-    D.layers[1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    D.layers[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     D(torch.full((1, 1, 28, 28), -1.0))
     assert (seen[0] == 0).all()
 
@@ -59,6 +59,22 @@ def test_other_sizes_follow_from_the_arguments():
     images = G(torch.randn(4, 7))
     assert images.shape == (4, 3, 8, 6)
     assert Discriminator(hidden=(5, 4, 3), image_shape=(3, 8, 6))(images).shape == (4,)
+
+
+def test_labels_enter_as_one_hot_and_change_what_is_drawn_and_what_is_real():
+    torch.manual_seed(0)
+    G, D = Generator(latent_dim=7, classes=10).eval(), Discriminator(classes=10)
+    assert count(G) - count(Generator(latent_dim=7)) == 10 * 256
+    assert count(D) - count(Discriminator()) == 10 * 512
+    z, labels = torch.randn(4, 7), torch.tensor([3, 3, 0, 9])
+    with torch.no_grad():
+        images = G(z, labels)
+        assert torch.equal(images[0], G(z, labels)[0])
+        changed = G(z, torch.tensor([3, 4, 0, 9]))
+        assert torch.equal(images[[0, 2, 3]], changed[[0, 2, 3]])
+        assert not torch.equal(images[1], changed[1])
+        assert D(images, labels)[1] != D(images, torch.tensor([3, 4, 0, 9]))[1]
+        assert torch.equal(G.sample(12, 5), G.sample(12, 5, labels=torch.arange(12) % 10))
 
 
 def test_a_given_z_draws_the_same_picture_alone_and_in_a_batch_of_64():

@@ -21,9 +21,13 @@ from conftest import TINY, TINY_FLAGS, fails, finish, same_tensors, start
 import gan_mnist
 
 
-def make_gan(shift=False, **settings):
+def make_gan(shift=False, classes=0, **settings):
     config = gan_mnist.make_config(**{**TINY, "device": "cpu", "precision": "fp32", **settings})
-    return gan_mnist.GAN(config, (1, 28, 28), shift)
+    return gan_mnist.GAN(config, (1, 28, 28), shift, classes)
+
+
+def step(gan, real):
+    return gan.train_step(real, torch.arange(len(real)) % 10)
 
 
 def real_batches(digits, number):
@@ -53,7 +57,7 @@ def test_training_equals_the_textbook_loop(digits):
     ones, zeros = torch.ones(100), torch.zeros(100)
     for number, real in enumerate(real_batches(digits, 9)):
         torch.manual_seed(number)
-        d_loss, g_loss, accuracy = gan.train_step(real)
+        d_loss, g_loss, accuracy = step(gan, real)
 
         torch.manual_seed(number)
         fake = G(torch.randn(100, 8))
@@ -82,6 +86,23 @@ def test_training_equals_the_textbook_loop(digits):
     assert torch.allclose(gan.G(z), G(z), atol=2e-4)
 
 
+def test_a_conditional_step_shows_d_the_labels_of_real_and_the_same_ones_of_fake(digits):
+    gan = make_gan(conditional=True, classes=10)
+    G, D = copy.deepcopy(gan.G), copy.deepcopy(gan.D)
+    real, labels = real_batches(digits, 1)[0], digits[1][:100].long()
+    torch.manual_seed(0)
+    d_loss, *_ = gan.train_step(real, labels)
+    torch.manual_seed(0)
+    told = torch.zeros(100, 10)
+    told[torch.arange(100), labels] = 1
+    fake = G.layers(torch.cat([torch.randn(100, 8), told], 1))
+    logits = [
+        D.layers(torch.cat([images.flatten(1) + 1, told], 1)).squeeze(1) for images in (real, fake)
+    ]
+    expected = gan_mnist.discriminator_loss(*logits)
+    assert d_loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 def test_each_step_moves_its_own_network_alone(digits):
     gan = make_gan()
     d_before, g_before = copy.deepcopy(gan.D.state_dict()), copy.deepcopy(gan.G.state_dict())
@@ -108,7 +129,7 @@ def test_average_of_g_is_the_exponential_average_of_weights_and_batchnorm_statis
     gan = make_gan(ema_decay=0.5)
     expected = copy.deepcopy(gan.G_ema.state_dict())
     for steps, real in enumerate(real_batches(digits, 9), 1):
-        gan.train_step(real)
+        step(gan, real)
         decay = min(0.5, (1 + steps) / (10 + steps))
         for name, value in gan.G.state_dict().items():
             if name != "_extra_state":
@@ -123,7 +144,7 @@ def test_shifts_reach_real_and_fake_alike(digits, monkeypatch):
     monkeypatch.setattr(
         gan_mnist, "random_shift", lambda images: shifted.append(len(images)) or images
     )
-    make_gan(shift=True).train_step(real_batches(digits, 1)[0])
+    step(make_gan(shift=True), real_batches(digits, 1)[0])
     assert shifted == [200, 100]  # D sees real and fake, then G's step the same fakes
 
 
@@ -132,7 +153,7 @@ def test_bf16_training_stays_close_to_fp32(digits):
     for precision in ("fp32", "bf16"):
         gan = make_gan(precision=precision)
         torch.manual_seed(0)
-        losses[precision] = torch.stack([gan.train_step(real) for real in real_batches(digits, 9)])
+        losses[precision] = torch.stack([step(gan, real) for real in real_batches(digits, 9)])
         assert all(p.dtype == torch.float32 for p in [*gan.G.parameters(), *gan.D.parameters()])
     assert not torch.equal(losses["fp32"], losses["bf16"])
     assert torch.allclose(losses["fp32"][:, :2], losses["bf16"][:, :2], atol=0.05)
@@ -142,7 +163,7 @@ def test_learning_rates_fall_in_a_line_from_start_to_end_whatever_epochs_is(trai
     rates = []
     original = gan_mnist.GAN.train_step
 
-    def note_rate(self, real):
+    def note_rate(self, real, labels):
         rates.append(
             (
                 self.epoch,
@@ -150,7 +171,7 @@ def test_learning_rates_fall_in_a_line_from_start_to_end_whatever_epochs_is(trai
                 self.optimizer_d.param_groups[0]["lr"],
             )
         )
-        return original(self, real)
+        return original(self, real, labels)
 
     monkeypatch.setattr(gan_mnist.GAN, "train_step", note_rate)
     rest = {"learning_rate_g": 0.01, "learning_rate_d": 0.1, "batch_size": 1000}
@@ -169,15 +190,15 @@ def test_samples_come_close_to_the_digits_in_mean_and_spread_of_every_pixel(digi
         latent_dim=32, g_hidden=(128,), d_hidden=(128,), learning_rate_g=2e-3, learning_rate_d=1e-3
     )
     distances = []
-    for step in range(601):
-        torch.manual_seed(step)
-        if step in (0, 600):
+    for number in range(601):
+        torch.manual_seed(number)
+        if number in (0, 600):
             drawn = gan.G_ema.sample(1000, seed=0)
             distances += [
                 (drawn.mean(0) - real.mean(0)).abs().mean(),
                 (drawn.std(0) - real.std(0)).abs().mean(),
             ]
-        gan.train_step(real[torch.randperm(1000)[:100]])
+        step(gan, real[torch.randperm(1000)[:100]])
     assert distances[0] > 0.7 and distances[1] > 0.3
     assert distances[2] < 0.1 and distances[3] < 0.15
 
@@ -522,7 +543,7 @@ def test_ctrl_c_in_mid_epoch_says_what_is_saved_and_how_to_go_on(folder):
     code, out, err = finish(process)
     assert (code, err) == (130, "")
     newest = gan_mnist.numbered(folder / "checkpoints", ".pth")[-1]
-    assert f"Saved: checkpoints/{newest.name}. --resume goes on from there" in out
+    assert f"Saved: checkpoints/{newest.name}; go on by --resume" in out
     assert not list(folder.rglob("*.part"))
 
 
