@@ -45,9 +45,7 @@ def main():
             )
             page.goto(path.as_uri())
             times = page.evaluate(GRID)
-            print(
-                f"{name}: a grid in {statistics.median(times):.0f} ms (median of 10)", end=", "
-            )
+            print(f"{name}: a grid in {statistics.median(times):.0f} ms (median of 10)", end=", ")
             pauses = page.evaluate(FRAMES)
             print(f"{1000 / statistics.median(pauses):.0f} frames a second", end=" ")
             print(f"(median of 100, slowest {1000 / max(pauses):.0f})")
