@@ -338,7 +338,6 @@ def update_ema(G_ema, G, decay):
 
 class GAN:
     """All that a run has earned: networks, averaged G, optimizers, epoch and history."""
-
     PARTS = ("G", "D", "G_ema", "optimizer_g", "optimizer_d")
 
     def __init__(self, config, image_shape, shift, classes=0):
@@ -396,8 +395,7 @@ class GAN:
             optimizer.param_groups[0].update(lr=rate * share, betas=(c.beta1, c.beta2))
         torch.set_flush_denormal(True)  # Adam crawls through denormals where gradients are 0
         sums, start = torch.zeros(3, device=self.device), time.perf_counter()
-        title = f"Epoch [{self.epoch}/{c.epochs}]"
-        with tqdm(loader, title, unit="batch", leave=False, disable=None) as bar:
+        with tqdm(loader, f"Epoch [{self.epoch}/{c.epochs}]", leave=False, disable=None) as bar:
             for step, (images, labels) in enumerate(bar, 1):
                 sums += self.train_step(to_float(images.to(self.device)), labels.to(self.device))
                 if step % 50 == 0 or step == len(loader):
@@ -409,7 +407,6 @@ class GAN:
                         raise FloatingPointError(
                             f"a loss is not finite in epoch {self.epoch}: lower LEARNING_RATE_G, "
                             "LEARNING_RATE_D or set GRAD_CLIP, then --resume; all files are whole")
-        torch.set_flush_denormal(False)
         return {"epoch": self.epoch, "d_loss": d_loss, "g_loss": g_loss, "d_accuracy": accuracy,
                 "seconds": seconds, "images_per_second": speed, "fd": None, "covered": None,
                 "missing": None}
@@ -464,7 +461,7 @@ def load_generator(path, device="cpu"):
     state = load_weights(path)
     state = state.get("G_ema", state)
     try:
-        shape = state["_extra_state"]
+        shape = {"classes": 0, **state["_extra_state"]}
         G = Generator(*(shape[key] for key in ("latent_dim", "hidden", "image_shape", "classes")))
         G.load_state_dict(state)
     except (AttributeError, LookupError, TypeError, RuntimeError) as error:
@@ -529,9 +526,8 @@ def clear_folders(config, samples, checkpoints):
 
 def train_gan(**settings):
     """Train -> the averaged Generator, in eval mode, and the history, a list of one dict an epoch.
-    Settings are named like the constants, which hold for the others: train_gan(epochs=5, seed=1).
-    Writes the files named at the top of this script. Raises ValueError for a wrong setting or a
-    damaged file, OSError if one cannot be written, FloatingPointError if a loss is not finite."""
+    train_gan(epochs=5): settings are named like the constants. Raises ValueError for a wrong one or
+    a damaged file, OSError if one cannot be written, FloatingPointError if a loss is not finite."""
     c = make_config(**settings)
     samples, checkpoints = Path(c.samples_dir), Path(c.checkpoint_dir)
     images, labels, name = load_dataset(c.dataset, c.data_dir)
@@ -587,6 +583,8 @@ def train_gan(**settings):
         saved = ["nothing yet", *numbered(checkpoints, ".pth")][-1]
         print(f"\nStopped in epoch {gan.epoch}. Saved: {saved}; go on by --resume, not --overwrite")
         raise
+    finally:
+        torch.set_flush_denormal(False)
     return gan.G_ema, gan.history
 
 # ── Output ── Pictures and tables for people ──────────────────────────────────────────────────────
@@ -596,13 +594,13 @@ def print_epoch(row, epochs):
     line = (f"Epoch [{row['epoch']}/{epochs}] | D loss {row['d_loss']:.4f} | "
             f"G loss {row['g_loss']:.4f} | {row['images_per_second']:,.0f} img/s")
     line += f" | FD {row['fd']:.2f} | {row['covered']} classes" if row["covered"] else ""
-    print(line, flush=True)  # so that a log file has it at once
     if row["missing"]:
-        print(f"WARNING: only {row['covered']} classes in 2,000 samples, without {row['missing']}: "
-              "if that lasts, G has collapsed: lower LEARNING_RATE_G or set BETA1 to 0")
+        line += (f"\nWARNING: only {row['covered']} classes in 2,000 samples, not {row['missing']}"
+                 ": if that lasts, G has collapsed: lower LEARNING_RATE_G or set BETA1 to 0")
     if row["d_accuracy"] > 0.98:
-        print(f"WARNING: D is right in {row['d_accuracy']:.1%} of cases, and G learns little from "
-              "such a D: lower LEARNING_RATE_D, raise DROPOUT or make D_HIDDEN smaller")
+        line += (f"\nWARNING: D is right in {row['d_accuracy']:.1%} of cases, and G learns little "
+                 "from such a D: lower LEARNING_RATE_D, raise DROPOUT or make D_HIDDEN smaller")
+    print(line, flush=True)  # so that a log file has it at once
 
 def save_image(path, image):
     """Image (C, H, W) in [-1, 1], a range that is the same for all, C 1 or 3 -> a PNG file."""
@@ -617,7 +615,10 @@ def save_grid(path, images, columns=None):
 
 def save_gif(path, pictures):
     """Paths of pictures -> an endless GIF of at most 200 of them that rests on the last."""
-    frames = [Image.open(each).copy() for each in pictures[::-math.ceil(len(pictures) / 200)]]
+    try:
+        frames = [Image.open(each).copy() for each in pictures[::-math.ceil(len(pictures) / 200)]]
+    except OSError as error:
+        raise ValueError(f"a grid in {path.parent} is damaged ({error}): delete it") from error
     frames = [frame.resize(frames[0].size) for frame in reversed(frames)]
     pauses = [120] * (len(frames) - 1) + [2000]  # milliseconds
     save_whole(path, lambda file: frames[0].save(
@@ -794,7 +795,7 @@ def generate(model_path="", num_samples=NUM_SAMPLES, seed=SEED, digit=-1, separa
     """Draw digits with a trained generator -> path of the picture. Raises FileNotFoundError without
     a file of it, ValueError if that is damaged or holds none, or if it does not know the digit."""
     G, model_path = find_generator(model_path, checkpoint_dir)
-    path = Path(samples_dir) / f"generated_seed_{seed}.png"
+    path = Path(samples_dir) / f"generated_seed_{seed}{f'_digit_{digit}' * (digit >= 0)}.png"
     if digit >= G.classes:
         raise ValueError(f"--digit is {digit}: {model_path} knows {G.classes} classes; a generator "
                          "learns them by CONDITIONAL = True")
@@ -806,16 +807,15 @@ def generate(model_path="", num_samples=NUM_SAMPLES, seed=SEED, digit=-1, separa
         t = torch.linspace(0, math.pi / 2, 10).unsqueeze(1)
         images = torch.cat([G(t.cos() * a + t.sin() * b, label.expand(10))
                             for a, b, label in zip(z[:-1], z[1:], labels, strict=True)])
-        path = path.with_name(f"interpolation_seed_{seed}.png")
+        path = path.with_name(path.name.replace("generated", "interpolation"))
     save_grid(path, images, 10 if interpolate else G.classes * (digit < 0))
     print(f"Wrote {path}, drawn by {model_path} ({G.about})")
     if separate:
         for number, image in enumerate(images, 1):
             save_image(path.with_suffix("") / f"{number:04d}.png", image)
-        print(f"Wrote {len(images)} single pictures to {path.with_suffix('')}")
     if show:
         from matplotlib import pyplot
-        pyplot.imshow(Image.open(path), cmap="gray")
+        pyplot.imshow(Image.open(path), cmap="gray").axes.axis("off")
         pyplot.show()
     return path
 
@@ -880,7 +880,9 @@ def demo(model_path="", samples_dir=SAMPLES_DIR, checkpoint_dir=CHECKPOINT_DIR):
     """Write a page that runs the generator in a browser, needing nothing else. Raises what
     `generate` raises. Each BatchNorm is folded into the layer before it, weights are float16."""
     G, model_path = find_generator(model_path, checkpoint_dir)
-    path = Path(samples_dir) / "demo.html"
+    template, path = Path(__file__).with_name("demo.html"), Path(samples_dir) / "demo.html"
+    if path.resolve() == template.resolve():
+        raise ValueError(f"{path} is the template of the page: choose another SAMPLES_DIR")
     pairs = zip(G.layers[:-2:3], G.layers[1:-2:3], strict=True)
     layers = [*itertools.starmap(nn.utils.fuse_linear_bn_eval, pairs), G.layers[-2]]
     weights = [tensor.flatten() for layer in layers for tensor in (layer.weight.T, layer.bias)]
@@ -888,8 +890,8 @@ def demo(model_path="", samples_dir=SAMPLES_DIR, checkpoint_dir=CHECKPOINT_DIR):
              "classes": G.classes, "image_shape": G.image_shape,
              "widths": [layer.out_features for layer in layers],
              "weights": base64.b64encode(torch.cat(weights).detach().half().numpy()).decode()}
-    page = Path(__file__).with_name("demo.html").read_bytes().replace(
-        b"/*MODEL*/null", json.dumps(model).replace("<", "\\u003c").encode())
+    text = json.dumps(model).replace("<", "\\u003c").encode()
+    page = template.read_bytes().replace(b"/*MODEL*/null", text)
     save_whole(path, lambda file: file.write(page))
     print(f"Wrote {path}: open it in a browser")
 
@@ -899,26 +901,24 @@ COMMANDS = {"train": train_gan, "generate": generate, "evaluate": evaluate, "jud
 # ── Command line ── The constants are the flags, the comments behind them are the help ────────────
 
 EXTRA_FLAGS = """
-# generate and evaluate, which take some of the above too
+# generate, evaluate and demo, which take some of the above too
 MODEL_PATH = the final one, else the newest checkpoint  # file of the generator
 DIGIT = -1  # the class that a conditional generator draws; -1 = all in turn
 SEPARATE = False  # write each digit as a PNG file of its own too
 INTERPOLATE = False  # draw walks from one random point to the next, one in a row
 SHOW = False  # open the picture with matplotlib
-PARZEN = False  # measure the Parzen-window log-likelihood too, as papers of 2014 did
-"""
+PARZEN = False  # measure the Parzen-window log-likelihood too, as papers of 2014 did"""
 LISTS = ("g_hidden", "d_hidden")  # settings of several numbers
 RULES = {"dataset": ["mnist", "mnist_5k", "fashion_mnist", "kmnist"],  # what settings may be
          "augment": ["none", "shift", "auto"], "device": ["auto", "cuda", "mps", "cpu"],
          "precision": ["auto", "fp32", "bf16"]}
-for rule, names in {
-        bool: "conditional resume overwrite separate interpolate show parzen",
+for rule, names in {bool: "conditional resume overwrite separate interpolate show parzen",
         str: "data_dir samples_dir checkpoint_dir model_path",
         (0, 2**31): "seed lr_decay_start lr_decay_end keep_checkpoints metrics_every",
-        (1, 65536): "latent_dim g_hidden d_hidden num_samples", (1, 10**6): "epochs save_every",
+        (1, 65536): "latent_dim g_hidden d_hidden", (1, 10**6): "epochs save_every",
         (2, 65536): "batch_size", (-1, 65536): "digit", (0.0, 0.5): "label_smoothing",
         (0.0, 0.999999): "dropout beta1 beta2 ema_decay", (0.0, 1e6): "gradient_penalty grad_clip",
-        (0.0, 10.0): "learning_rate_g learning_rate_d"}.items():
+        (1, 10**4): "num_samples", (0.0, 10.0): "learning_rate_g learning_rate_d"}.items():
     RULES |= dict.fromkeys(names.split(), rule)
 SETTINGS = [name for name in RULES if name.upper() in globals()]  # others are of other commands
 Config = collections.namedtuple("Config", SETTINGS)
@@ -931,7 +931,7 @@ def check(name, value):
         kind = type(rule[0])
         allowed = f"{'a whole number' if kind is int else 'a number'} from {rule[0]} to {rule[1]}"
         with contextlib.suppress(TypeError, ValueError, OverflowError):
-            given = value if name in LISTS and not isinstance(value, str) else [value]
+            given = [*value] if name in LISTS and not isinstance(value, (str, int)) else [value]
             numbers = tuple(map(kind, given))
             if numbers == (*map(float, given),) != () and all(
                     rule[0] <= number <= rule[1] for number in numbers):
@@ -966,10 +966,10 @@ def build_parser():
     parser.error = error
     text = Path(__file__).read_text(encoding="utf-8").partition("# ── Data")[0] + EXTRA_FLAGS
     for title, name, value, comment in re.findall(
-            r"(?m)^# ([a-z ,]+)$|^([A-Z]\w+) = (.+?)  # (.+)$", text):
+            r"(?m)^# ([a-z ,]+)$|^([A-Z]\w+) *= *(.+?)(?: +# (.+))?$", text):
         if title:
             group = parser.add_argument_group(title)
-        elif RULES[name.lower()] is bool:
+        elif RULES.get(name.lower()) is bool:
             group.add_argument(f"--{name.lower()}", action=argparse.BooleanOptionalAction,
                                help=comment)
         else:
@@ -979,8 +979,8 @@ def build_parser():
 
 def main(argv=None):
     """Run the command line -> exit code: 0, 1 failed, 2 wrong input, 130 stopped by Ctrl-C."""
-    flags = [re.sub(r"(?<=^--)[\w-]+", lambda word: word[0].replace("-", "_"), flag).replace(
-        "--no_", "--no-") for flag in (sys.argv[1:] if argv is None else argv)]  # - as good as _
+    flags = [re.sub("^--no_", "--no-", re.sub(r"(?<=^--)[\w-]+", lambda word: word[0].replace(
+        "-", "_"), flag)) for flag in (sys.argv[1:] if argv is None else argv)]  # - as good as _
     name = flags.pop(0) if flags and flags[0] in COMMANDS else "train"
     try:
         settings = vars(build_parser().parse_args(flags))

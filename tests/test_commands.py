@@ -62,7 +62,7 @@ WRONG = [
     ("precision", "fp16"),
     ("augment", True),
     ("g_hidden", ()),
-    ("g_hidden", 512),
+    ("g_hidden", 0),
     ("d_hidden", (512, 0)),
     ("d_hidden", (512, "x")),
     ("d_hidden", "512"[:0]),
@@ -145,6 +145,22 @@ def test_an_edited_constant_in_a_copy_of_the_script_is_obeyed_or_refused(folder)
     assert G.about["data"].startswith("mnist_5k, 5000 images")
 
 
+def test_constants_without_comments_and_of_ones_own_do_no_harm(folder):
+    edited = re.sub(r"(?m)^(EPOCHS = \d+)  #.*", r"\1\nMINE = 3  # of my own", SCRIPT)
+    edited = re.sub(r"(?m)^(SEED = \d+)  #", r"\1 #", edited)
+    (folder / "gan_mnist.py").write_text(edited, encoding="utf-8")
+    for flags, code, line in (
+        (["--epochs", "0"], 2, "EPOCHS (--epochs) is '0'"),
+        (["--seed", "-1"], 2, "SEED (--seed) is '-1'"),
+        (["--mine", "4"], 2, "train takes no --mine"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "gan_mnist.py", *flags], cwd=folder, text=True, capture_output=True
+        )
+        assert (done.returncode, done.stderr.count("\n")) == (code, 1), done.stderr
+        assert line in done.stderr
+
+
 def test_dashes_and_underscores_lists_and_equal_signs_all_work(folder):
     code = gan_mnist.main(
         [
@@ -168,9 +184,10 @@ def test_dashes_and_underscores_lists_and_equal_signs_all_work(folder):
 def test_switches_can_be_turned_off_too(monkeypatch):
     monkeypatch.setitem(gan_mnist.COMMANDS, "train", lambda **settings: seen.append(settings))
     seen = []
-    for flag in ("--resume", "--no-resume", "--no_resume"):
+    for flag in ("--resume", "--no-resume", "--no_resume", "--samples_dir=out--no_gp-x_y"):
         assert gan_mnist.main([flag]) == 0
-    assert seen == [{"resume": True}, {"resume": False}, {"resume": False}]
+    assert seen[:3] == [{"resume": True}, {"resume": False}, {"resume": False}]
+    assert seen[3] == {"samples_dir": "out--no_gp-x_y"}  # what is given is left as it is
 
 
 def test_train_gan_refuses_an_unknown_setting_by_name():
@@ -210,12 +227,12 @@ def test_a_conditional_generator_draws_one_class_a_column_or_the_digit_that_is_a
     assert G.classes == 10
     grid = np.array(Image.open("generated_samples/epoch_0001.png"))
     assert grid.shape == (62, 302)  # two rows of ten
-    for digit, labels in ((-1, torch.arange(30) % 10), (7, torch.full((30,), 7))):
-        flags = ["--digit", str(digit)] if digit >= 0 else []
+    asked = [([], "", torch.arange(30) % 10), (["--digit", "7"], "_digit_7", torch.full((30,), 7))]
+    for flags, name, labels in asked:
         assert gan_mnist.main(["generate", "--num_samples", "30", "--separate", *flags]) == 0
         images = gan_mnist.to_uint8(G.sample(30, seed=0, labels=labels))
         for number, image in enumerate(images, 1):
-            path = f"generated_samples/generated_seed_0/{number:04d}.png"
+            path = f"generated_samples/generated_seed_0{name}/{number:04d}.png"
             assert np.array_equal(np.array(Image.open(path)), image[0].numpy())
     assert gan_mnist.main(["generate", "--interpolate", "--num_samples", "2", "--digit", "7"]) == 0
     capsys.readouterr()

@@ -265,6 +265,23 @@ def test_a_missing_or_damaged_model_is_one_line(tmp_path, monkeypatch, capsys, c
     assert not (tmp_path / "generated_samples").exists()
 
 
+def test_the_template_is_never_written_over(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(gan_mnist.BUNDLE.parents[1])
+    before = (gan_mnist.BUNDLE.parents[1] / "demo.html").read_bytes()
+    save_generator(tmp_path / "checkpoints" / "model.pth", hidden=(8,))
+    model = str(tmp_path / "checkpoints" / "model.pth")
+    code, line = fails(capsys, "demo", "--model_path", model, "--samples_dir", ".")
+    assert code == 2 and "demo.html is the template" in line
+    assert (gan_mnist.BUNDLE.parents[1] / "demo.html").read_bytes() == before
+
+
+@needs_browser
+def test_the_template_itself_says_what_it_is(browser):
+    page = browser.new_page()
+    page.goto((gan_mnist.BUNDLE.parents[1] / "demo.html").as_uri())
+    assert "gan_mnist.py demo" in page.text_content("body")
+
+
 def test_a_page_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     save_generator(tmp_path / "checkpoints" / "generator_final.pth", hidden=(8,))

@@ -68,7 +68,7 @@ def test_gif_takes_grids_of_other_sizes_and_refuses_a_damaged_one(tmp_path):
     with Image.open(tmp_path / "training.gif") as gif:
         assert (gif.size, gif.n_frames) == ((8, 8), 2)
     small.write_bytes(small.read_bytes()[:40])
-    with pytest.raises(OSError):
+    with pytest.raises(ValueError, match=r"a grid in .* is damaged \(.*\): delete it"):
         gan_mnist.save_gif(tmp_path / "training.gif", [small, large])
 
 
