@@ -131,7 +131,7 @@ def draw(path, runs):
     axes = figure.subplots()
     for number, (recipe, seeds) in enumerate(runs.items()):
         for run, each in enumerate(seeds.values()):
-            label = f"{recipe}, {len(seeds)} seeds" if run == 0 else None
+            label = f"{recipe} (seeds: {len(seeds)})" if run == 0 else None
             axes.plot(*zip(*each["curve"], strict=True), color=f"C{number}", alpha=0.7, label=label)
     axes.set(
         yscale="log",
