@@ -28,41 +28,41 @@ import base64
 import collections
 import contextlib
 import copy
-import gzip
 import inspect
 import io
-import itertools
 import json
 import math
 import os
 import re
 import socket
 import sys
-import threading
 import time
-import urllib.request
 import zipfile
 import zlib
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import nn
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 from tqdm import tqdm
 
 # ── Hyperparameters ── Edit them here, or give them as flags: EPOCHS = 10 is --epochs 10 ──────────
 
 # data
-DATASET = "mnist"  # mnist | mnist_5k (the 5,000 digits bundled here) | fashion_mnist | kmnist
+DATASET = "mnist"  # mnist | mnist_5k (bundled) | fashion_mnist | kmnist | cifar10 | a folder
 DATA_DIR = "data"  # folder of the data sets, in torchvision's layout; a missing one is downloaded
+IMAGE_SIZE = 0  # side in pixels to which images are resized; 0 = as they are (folders: 64)
 AUGMENT = "auto"  # none | shift (real and fake, up to 2 pixels) | auto (shift where data are few)
 
 # networks
 LATENT_DIM = 100  # length of the noise vector z
 G_HIDDEN = (256, 512, 1024)  # widths of the generator's hidden layers
 D_HIDDEN = (512, 256)  # widths of the discriminator's hidden layers
+SPECTRAL_NORM = False  # D's weights divided by their largest singular value (Miyato et al. 2018)
 DROPOUT = 0.0  # share of D's hidden units switched off in a step; classic 0.3
 CONDITIONAL = False  # G and D are told the label, and G draws the digit that it is asked for
 
@@ -76,6 +76,8 @@ LR_DECAY_END = 60  # to a fiftieth at this one, whatever EPOCHS is; 0 = they nev
 BETA1 = 0.0  # Adam's momentum; classic 0.5, several times slower here
 BETA2 = 0.999  # Adam's decay of the squared gradients
 EMA_DECAY = 0.9995  # averaging of G over its steps, the average draws better; 0 = none
+LOSS = "bce"  # bce | hinge | wgan_gp (customary: D_STEPS 5, GRADIENT_PENALTY 10, BETA2 0.9)
+D_STEPS = 1  # steps of D for each step of G
 LABEL_SMOOTHING = 0.0  # real labels become 1 - this in D's loss; usual alternative 0.1
 GRADIENT_PENALTY = 0.5  # weight of D's squared gradient at real and fake images; 0 = none
 GRAD_CLIP = 0.0  # largest gradient norm of either network; 0 = no limit
@@ -95,108 +97,91 @@ METRICS_EVERY = 2  # epochs from one reading of the quality to the next; 0 = nev
 
 # ── Data ── The whole set is one uint8 tensor in memory, a batch one index operation on it ────────
 
-TORCHVISION_NAMES = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
+SETS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST", "cifar10": "CIFAR10"}
 BUNDLE = Path(__file__).resolve().parent / "data" / "mnist_5k.png"
 MNIST_JUDGE = BUNDLE.with_name("judge_mnist.pth")  # shipped, so that numbers can be compared
 EPOCH_IMAGES = 60_000  # a smaller set is repeated up to about this, so that the same settings work
 
-def read_idx(path, dimensions):
-    """IDX file, plain or .gz -> uint8 tensor with that many dimensions. Raises ValueError unless it
-    holds 0, 0, 8 for uint8, the number of dimensions, each size as 4 bytes, and as much data."""
-    data, header = path.read_bytes(), 4 + 4 * dimensions
-    with contextlib.suppress(gzip.BadGzipFile, EOFError, zlib.error):
-        data = gzip.decompress(data) if path.suffix == ".gz" else data
-    if data[:4] == bytes([0, 0, 8, dimensions]) and len(data) > header:
-        shape = np.frombuffer(data, ">u4", dimensions, offset=4).tolist()
-        if len(data) == header + math.prod(shape):
-            return torch.frombuffer(bytearray(data[header:]), dtype=torch.uint8).view(shape)
-    raise ValueError(f"{path} is damaged or another kind of file: delete it and run again")
-
-def find_idx(name, data_dir, train=True):
-    """-> paths of the image and the label file in torchvision's layout; None if one is missing."""
-    raw = Path(data_dir).expanduser() / TORCHVISION_NAMES[name] / "raw"
-    part = "train" if train else "t10k"
-    paths = [raw / f"{part}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")]
-    paths = [path if path.is_file() else path.with_name(path.name + ".gz") for path in paths]
-    return paths if all(path.is_file() for path in paths) else None
-
-def download(name, data_dir):
-    """Let torchvision fetch a data set, from those of its mirrors that answer within 7 seconds.
-    Raises ConnectionError if none does, and whatever torchvision raises."""
-    from torchvision import datasets
-    dataset, alive = getattr(datasets, TORCHVISION_NAMES[name]), []
-    socket.setdefaulttimeout(15)  # a connection that is silent for so long is dead
-
-    def ask(mirror):
-        with contextlib.suppress(Exception):
-            urllib.request.urlopen(mirror + dataset.resources[-1][0]).close()
-            alive.append(mirror)
-
-    threads = [threading.Thread(target=ask, args=[url], daemon=True) for url in dataset.mirrors]
-    [thread.start() for thread in threads]
-    [thread.join(7) for thread in threads]
-    if not alive:
-        raise ConnectionError("no mirror answers")
-    dataset.mirrors = alive
-    dataset(Path(data_dir).expanduser(), download=True)
-
 def load_bundle():
-    """-> the bundled digits, images (5000, 1, 28, 28) uint8 and labels (5000,).
-    The sheet has 50 rows of 100 digits, five for each class. Raises ValueError if it is damaged."""
+    """-> the bundled digits, images (5000, 1, 28, 28) uint8 and labels (5000,), from a sheet with
+    50 rows of 100 digits, five for each class. Raises ValueError if it is damaged."""
     try:
         with Image.open(BUNDLE) as sheet:
             tiles = np.array(sheet).reshape(50, 28, 100, 28).swapaxes(1, 2).copy()
-        if zlib.crc32(tiles) != 0xDA5FC5F0:
-            raise ValueError("other pixels")
+        assert zlib.crc32(tiles) == 0xDA5FC5F0
     except Exception as error:  # each kind of damage has an error of its own
         raise ValueError(f"{BUNDLE} is missing or damaged: fetch the project anew") from error
     return torch.from_numpy(tiles).view(5000, 1, 28, 28), torch.arange(10).repeat_interleave(500)
 
-def load_dataset(name, data_dir, train=True):
-    """-> images (N, 1, H, W) uint8, labels (N,), name of the set that was really loaded: from
-    data_dir, else downloaded; without both, MNIST goes on, loudly, with the bundled digits. Raises
-    ValueError for a damaged file, FileNotFoundError where there is nothing to load."""
-    if name != "mnist_5k" and not find_idx(name, data_dir, train):
-        print(f"{name} is not in {data_dir}: downloading it")
+def load_folder(folder, size):
+    """Folder of images of any sizes, in sub-folders for their classes or in none -> images
+    (N, C, size, size) uint8, the middles; labels (N,). Raises ValueError if there are none."""
+    paths = sorted(path for path in Path(folder).rglob("[!.]*") if folder and path.is_file())
+    images, classes, colours = [], [], 1
+    for path in tqdm(paths, f"Reading {folder}", leave=False, disable=None):
         try:
-            download(name, data_dir)
+            with Image.open(path) as image:
+                upright = ImageOps.exif_transpose(image).convert("RGB")
+            images.append(np.array(ImageOps.fit(upright, (size or 64, size or 64))))
+            classes.append(str(path.parent))
+            colours = 3 if np.ptp(images[-1], 2).any() else colours
+        except Exception as error:  # each kind of damage has an error of its own
+            print(f"WARNING: {path} is skipped, as it cannot be read as an image ({error})")
+    if not images:
+        raise ValueError(f"DATASET (--dataset) is {folder!r}: allowed is mnist_5k | "
+                         f"{' | '.join(SETS)}, or a folder with images in it")
+    pixels = torch.from_numpy(np.stack(images)[..., :colours]).permute(0, 3, 1, 2).contiguous()
+    return pixels, torch.from_numpy(np.unique(classes, return_inverse=True)[1])
+
+def load_torchvision(name, data_dir, train):
+    """A set of torchvision's, downloaded if it is not in data_dir -> images (N, C, H, W) uint8,
+    labels (N,). Raises ValueError if it is damaged, and whatever torchvision's download raises."""
+    from torchvision import datasets
+    kind, root = getattr(datasets, SETS[name]), Path(data_dir).expanduser()
+    try:
+        data = kind(root, train)
+        images, labels = torch.as_tensor(data.data), torch.as_tensor(data.targets)
+        assert 0 < len(images) == len(labels), "images without labels"
+    except Exception as error:  # each kind of damage has an error of its own
+        if "not found" not in str(error):
+            raise ValueError(f"a file of {name} in {root / SETS[name]} is damaged or unreadable "
+                             f"({' '.join(str(error).split())}): delete or mend it") from error
+        print(f"{name} is not in {data_dir}: downloading it")
+        socket.setdefaulttimeout(7)  # torchvision itself would wait for ever, at each mirror
+        kind(root, download=True)
+        return load_torchvision(name, data_dir, train)
+    return images.view(len(images), *images.shape[1:3], -1).permute(0, 3, 1, 2).contiguous(), labels
+
+def load_dataset(name, data_dir, train=True, image_size=0):
+    """-> images (N, C, H, W) uint8, labels (N,), name of the set that was really loaded: MNIST that
+    cannot be downloaded becomes, loudly, the bundled digits. Raises ValueError for a wrong name or
+    damaged files, FileNotFoundError where there is nothing to load."""
+    from torchvision.transforms import Resize
+    if name in SETS:
+        try:
+            images, labels = load_torchvision(name, data_dir, train)
+        except ValueError:
+            raise
         except Exception as error:  # torchvision passes on whatever its many parts raise
+            why = " ".join(str(error).split())
             if name != "mnist":
-                raw = Path(data_dir) / TORCHVISION_NAMES[name] / "raw"
-                raise FileNotFoundError(f"{name} cannot be downloaded ({error}): put its four "
-                                        f"files into {raw}, or use --dataset mnist_5k") from error
-            print(f"WARNING: MNIST cannot be downloaded ({error}): going on with the 5,000 real "
+                raise FileNotFoundError(f"{name} cannot be downloaded ({why}): put its files into "
+                                        f"{data_dir}, as torchvision has them") from error
+            print(f"WARNING: MNIST cannot be downloaded ({why}): going on with the 5,000 real "
                   "MNIST digits bundled with this script, as with --dataset mnist_5k")
             name = "mnist_5k"
-    if name == "mnist_5k":
-        return *load_bundle(), name
-    image_path, label_path = find_idx(name, data_dir, train)
-    images, labels = read_idx(image_path, 3).unsqueeze(1), read_idx(label_path, 1).long()
-    if not 0 < len(images) == len(labels):
-        raise ValueError(f"{image_path} has {len(images)} images, but {label_path} {len(labels)} "
-                         "labels: delete both and run again")
+    if name not in SETS:
+        images, labels = load_bundle() if name == "mnist_5k" else load_folder(name, image_size)
+    if image_size not in (0, images.shape[-1]):
+        images = torch.cat([*map(Resize((image_size, image_size)), images.split(1000))])
     return images, labels, name
 
-class ImageDataset(torch.utils.data.Dataset):
-    """Images (N, C, H, W) uint8 with labels (N,), repeated to about EPOCH_IMAGES."""
-
-    def __init__(self, images, labels):
-        self.images, self.labels = images, labels
-        self.repeats = max(1, round(EPOCH_IMAGES / len(images)))
-
-    def __len__(self):
-        return len(self.images) * self.repeats
-
-    def __getitem__(self, indices):
-        indices = torch.as_tensor(indices) % len(self.images)
-        return self.images[indices], self.labels[indices]
-
-    __getitems__ = __getitem__  # DataLoader asks for a whole batch at once
-
 def make_loader(images, labels, batch_size):
-    """-> DataLoader of shuffled whole batches: images (B, C, H, W) uint8, labels (B,)."""
-    return torch.utils.data.DataLoader(ImageDataset(images, labels), batch_size, shuffle=True,
-                                       drop_last=True, collate_fn=lambda batch: batch)
+    """-> DataLoader of shuffled whole batches: images (B, C, H, W) uint8, labels (B,). The sampler
+    draws the indices of a whole batch at once; small sets are repeated to about EPOCH_IMAGES."""
+    data, repeats = TensorDataset(images, labels), max(1, round(EPOCH_IMAGES / len(images)))
+    order = BatchSampler(RandomSampler(data, num_samples=repeats * len(data)), batch_size, True)
+    return DataLoader(data, sampler=order, batch_size=None)
 
 def to_float(images):
     """uint8 images -> float images in [-1, 1], the range of the generator's tanh."""
@@ -207,9 +192,8 @@ def to_uint8(images):
     return images.add(1).mul(127.5).round().clamp(0, 255).byte()
 
 def random_shift(images, pixels=2):
-    """Images (N, C, H, W) in [-1, 1] -> each moved by up to `pixels` both ways; -1 fills the gap.
-    Differentiable, for real and fake alike: D cannot learn a few training images by heart, and G
-    does not learn the shifts. Zhao et al. 2020, DiffAugment, arXiv 2006.10738."""
+    """Images (N, C, H, W) in [-1, 1] -> each moved by up to `pixels` both ways: real and fake, so
+    that D cannot learn few images by heart. Zhao et al. 2020, DiffAugment, arXiv 2006.10738."""
     n, c, h, w = images.shape
     dy, dx = torch.randint(2 * pixels + 1, (2, n, 1), device=images.device)
     rows, columns = dy + torch.arange(h, device=dy.device), dx + torch.arange(w, device=dx.device)
@@ -229,7 +213,7 @@ class Generator(nn.Module):
         super().__init__()
         self.latent_dim, self.hidden, self.image_shape = latent_dim, [*hidden], [*image_shape]
         self.classes, self.about, layers = classes, {}, []
-        for n_in, n_out in itertools.pairwise([latent_dim + classes, *hidden]):
+        for n_in, n_out in pairwise([latent_dim + classes, *hidden]):
             layers += [nn.Linear(n_in, n_out), nn.BatchNorm1d(n_out), nn.ReLU(inplace=True)]
         layers += [nn.Linear(hidden[-1], math.prod(image_shape)), nn.Tanh()]
         self.layers = nn.Sequential(*layers)
@@ -240,12 +224,10 @@ class Generator(nn.Module):
 
     @torch.no_grad()
     def sample(self, num_samples, seed=None, labels=None):
-        """-> images (num_samples, C, H, W) in [-1, 1], the same for the same seed on every device;
-        with classes, of the labels (num_samples,) or else of all in turn. In eval mode: with
-        BatchNorm's running statistics a picture depends on its own z alone."""
+        """-> images (num_samples, C, H, W) in [-1, 1], of the labels (num_samples,) or all in turn,
+        the same for the same seed on every device; in eval mode each depends on its own z alone."""
         former_mode, device = self.training, next(self.parameters()).device
-        if labels is None:
-            labels = torch.arange(num_samples) % max(1, self.classes)
+        labels = torch.arange(num_samples) % max(1, self.classes) if labels is None else labels
         z = sample_z(num_samples, self.latent_dim, seed)
         images = self.eval()(z.to(device), labels.to(device))
         self.train(former_mode)
@@ -263,12 +245,15 @@ class Discriminator(nn.Module):
     the probability of real. Linear, LeakyReLU and Dropout; Goodfellow et al. 2014 had maxout.
     Black enters as 0: so D does not have to unlearn first what all images have in common."""
 
-    def __init__(self, hidden=D_HIDDEN, dropout=DROPOUT, image_shape=(1, 28, 28), classes=0):
+    def __init__(self, hidden=D_HIDDEN, dropout=DROPOUT, image_shape=(1, 28, 28), classes=0,
+                 spectral=False):
         super().__init__()
         self.classes, layers = classes, []
-        for n_in, n_out in itertools.pairwise([math.prod(image_shape) + classes, *hidden]):
-            layers += [nn.Linear(n_in, n_out), nn.LeakyReLU(0.2, inplace=True), nn.Dropout(dropout)]
-        self.layers = nn.Sequential(*layers, nn.Linear(hidden[-1], 1))
+        norm = nn.utils.parametrizations.spectral_norm if spectral else nn.Identity()
+        for n_in, n_out in pairwise([math.prod(image_shape) + classes, *hidden]):
+            layers += [norm(nn.Linear(n_in, n_out)), nn.LeakyReLU(0.2, inplace=True),
+                       nn.Dropout(dropout)]
+        self.layers = nn.Sequential(*layers, norm(nn.Linear(hidden[-1], 1)))
 
     def forward(self, images, labels=None):
         x = images.flatten(1) + 1
@@ -282,40 +267,46 @@ def sample_z(num_samples, latent_dim, seed=None):
 
 # ── Losses ── Binary cross-entropy: D says what is real, G wants its images to be called so ───────
 
-def discriminator_loss(real_logits, fake_logits, label_smoothing=0.0):
-    """Logits (N,) of real and of fake images -> -log D(x) - log(1 - D(G(z))), means over the batch.
-    2 ln 2 = 1.386 when D can only guess. Goodfellow et al. 2014, equation 1. Real labels are 1 -
-    label_smoothing (one-sided smoothing, Salimans et al. 2016, arXiv 1606.03498)."""
+def discriminator_loss(real_logits, fake_logits, label_smoothing=0.0, loss="bce"):
+    """Logits (N,) of real and of fake images -> -log D(x) - log(1 - D(G(z))), means over the batch;
+    2 ln 2 = 1.386 when D can only guess: Goodfellow et al. 2014, equation 1. Real labels are 1 -
+    label_smoothing (one-sided, Salimans et al. 2016, arXiv 1606.03498)."""
+    if loss == "hinge":  # Lim & Ye 2017, Geometric GAN, arXiv 1705.02894
+        return F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()
+    if loss == "wgan_gp":  # minus the Wasserstein distance: Gulrajani et al. 2017, arXiv 1704.00028
+        return fake_logits.mean() - real_logits.mean()
     real_labels = torch.full_like(real_logits, 1.0 - label_smoothing)
     return (F.binary_cross_entropy_with_logits(real_logits, real_labels)
             + F.binary_cross_entropy_with_logits(fake_logits, torch.zeros_like(fake_logits)))
 
-def generator_loss(fake_logits):
+def generator_loss(fake_logits, loss="bce"):
     """Logits (N,) of fake images -> -log D(G(z)), mean over the batch; ln 2 when D can only guess.
     The non-saturating form: strong gradients where G is bad. Goodfellow et al. 2014, section 3."""
+    if loss != "bce":
+        return -fake_logits.mean()
     return F.binary_cross_entropy_with_logits(fake_logits, torch.ones_like(fake_logits))
 
-def gradient_penalty(logits, images):
-    """Logits (N,) of images (N, C, H, W) that require gradients -> mean of |d logit / d image|².
-    Smooths D at real (R1) and fake (R2) images, so that it can be strong and G still converges.
-    Roth et al. 2017, arXiv 1705.09367; Mescheder et al. 2018, arXiv 1801.04406."""
+def gradient_penalty(logits, images, norm=0):
+    """Logits (N,) of images (N, C, H, W) that require gradients -> mean of (|gradient| - norm)².
+    With norm 0 smooths D at real (R1) and fake (R2) images, so that it can be strong and G still
+    converges: Roth et al. 2017, arXiv 1705.09367; Mescheder et al. 2018, arXiv 1801.04406."""
     gradient, = torch.autograd.grad(logits.sum(), images, create_graph=True)
-    return gradient.float().square().flatten(1).sum(1).mean()
+    squares = gradient.float().square().flatten(1).sum(1)  # the root of 0 has no gradient
+    return (((squares + 1e-12).sqrt() - norm).square() if norm else squares).mean()
 
 # ── Training ── D and G take turns, a step each; an average of G over time is what people see ─────
 
 def choose_device(name, precision):
     """DEVICE and PRECISION -> torch.device, torch.float32 or torch.bfloat16, which is slow where it
     is emulated. Raises ValueError if this machine has no such device."""
-    mps = torch.backends.mps.is_available()
-    here = {"cuda": torch.cuda.is_available(), "mps": mps, "cpu": True}
-    name = next(device for device in here if here[device]) if name == "auto" else name
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(),
+            "cpu": True}
+    name = max(here, key=here.get) if name == "auto" else name  # the first that is here
     if not here[name]:
         raise ValueError(f"DEVICE is {name}, which PyTorch does not find here: use auto or cpu")
-    fast = name == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    if name == "cpu" and hasattr(torch.cpu, "get_capabilities"):
-        features = torch.cpu.get_capabilities()
-        fast = features.get("avx512_bf16") or features.get("amx_bf16")
+    features = getattr(torch.cpu, "get_capabilities", dict)()  # older PyTorch does not know
+    fast = (features.get("avx512_bf16") or features.get("amx_bf16")) if name == "cpu" else (
+        name == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False))
     bf16 = precision == "bf16" or (precision == "auto" and fast)
     return torch.device(name), torch.bfloat16 if bf16 else torch.float32
 
@@ -341,40 +332,44 @@ class GAN:
     PARTS = ("G", "D", "G_ema", "optimizer_g", "optimizer_d")
 
     def __init__(self, config, image_shape, shift, classes=0):
-        torch.manual_seed(config.seed)
-        self.config, self.shift = config, shift
-        self.device, self.precision = choose_device(config.device, config.precision)
+        c, self.config, self.shift = config, config, shift
+        torch.manual_seed(c.seed)
+        self.device, self.precision = choose_device(c.device, c.precision)
         self.epoch, self.steps, self.history = 0, 0, []
-        shape = image_shape, classes if config.conditional else 0
-        self.G = Generator(config.latent_dim, config.g_hidden, *shape).to(self.device)
-        self.D = Discriminator(config.d_hidden, config.dropout, *shape).to(self.device)
+        shape = image_shape, classes if c.conditional else 0
+        self.G = Generator(c.latent_dim, c.g_hidden, *shape).to(self.device)
+        self.D = Discriminator(c.d_hidden, c.dropout, *shape, c.spectral_norm).to(self.device)
         self.G_ema = copy.deepcopy(self.G).eval()
-        adam = {"betas": (config.beta1, config.beta2), "fused": True}
-        self.optimizer_g = torch.optim.Adam(self.G.parameters(), config.learning_rate_g, **adam)
-        self.optimizer_d = torch.optim.Adam(self.D.parameters(), config.learning_rate_d, **adam)
+        adam = {"betas": (c.beta1, c.beta2), "fused": True}
+        self.optimizer_g = torch.optim.Adam(self.G.parameters(), c.learning_rate_g, **adam)
+        self.optimizer_d = torch.optim.Adam(self.D.parameters(), c.learning_rate_d, **adam)
 
     def train_step(self, real, labels):
-        """Real images (N, C, H, W) in [-1, 1] with their labels (N,), which fakes get too
+        """Real images (D_STEPS * N, C, H, W) in [-1, 1] with their labels, which fakes get too
         -> tensor: d_loss, g_loss, D's accuracy (0 to 1)."""
         c = self.config
         augment = random_shift if self.shift else nn.Identity()
         bf16 = torch.autocast(self.device.type, torch.bfloat16, self.precision == torch.bfloat16)
-        z = torch.randn(len(real), c.latent_dim, device=self.device)
-
-        # D: maximize log D(x) + log(1 - D(G(z))), real and fake in one pass
-        penalized = c.gradient_penalty > 0 and self.steps % 8 == 0  # as good as always, and cheaper
-        with bf16:
-            fake = self.G(z, labels)
-            both = augment(torch.cat([real, fake.detach()])).requires_grad_(penalized)
-            logits = self.D(both, labels.repeat(2))
-            penalty = 8 * c.gradient_penalty * gradient_penalty(logits, both) if penalized else 0
-        real_logits, fake_logits = logits.chunk(2)
-        d_loss = discriminator_loss(real_logits, fake_logits, c.label_smoothing)
-        descend(d_loss + penalty, self.optimizer_d, c.grad_clip)
+        for images, classes in zip(real.chunk(c.d_steps), labels.chunk(c.d_steps), strict=True):
+            z = torch.randn(len(images), c.latent_dim, device=self.device)
+            # D: maximize log D(x) + log(1 - D(G(z))), real and fake in one pass
+            with bf16:
+                fake, penalty = self.G(z, classes), 0.0
+                both = augment(torch.cat([images, fake.detach()])).requires_grad_()
+                logits = self.D(both, classes.repeat(2))
+                if c.gradient_penalty and c.loss == "wgan_gp":  # between real and fake
+                    between = torch.rand(len(images), 1, 1, 1, device=self.device)
+                    mixed = torch.lerp(*both.detach().chunk(2), between).requires_grad_()
+                    penalty = gradient_penalty(self.D(mixed, classes), mixed, norm=1)
+                elif c.gradient_penalty and self.steps % 8 == 0:  # as good as always, and cheaper
+                    penalty = 8 * gradient_penalty(logits, both)
+            real_logits, fake_logits = logits.chunk(2)
+            d_loss = discriminator_loss(real_logits, fake_logits, c.label_smoothing, c.loss)
+            descend(d_loss + c.gradient_penalty * penalty, self.optimizer_d, c.grad_clip)
 
         # G: maximize log D(G(z)), on the same fakes, with D as it is after its step
         with bf16:
-            g_loss = generator_loss(self.D(augment(fake), labels))
+            g_loss = generator_loss(self.D(augment(fake), classes), c.loss)
         descend(g_loss, self.optimizer_g, c.grad_clip)
 
         self.steps += 1  # the average is short at first, while G still changes fast
@@ -383,9 +378,8 @@ class GAN:
         return torch.stack([d_loss, g_loss, accuracy]).detach()
 
     def train_epoch(self, loader):
-        """One pass over the data -> the epoch's row of the history: means, time and speed. Random
-        numbers depend on seed and epoch alone, so a resumed epoch is what it would have been. Sums
-        are read every 50 steps, as a GPU has to wait; FloatingPointError if one is not finite."""
+        """One pass over the data -> the epoch's row of the history. Randomness depends on seed and
+        epoch alone, as if never stopped. Raises FloatingPointError if a loss is not finite."""
         c, self.epoch = self.config, self.epoch + 1
         torch.manual_seed(c.seed * 1_000_003 + self.epoch)
         epochs = c.lr_decay_start, max(c.lr_decay_start + 1, c.lr_decay_end)
@@ -398,7 +392,7 @@ class GAN:
         with tqdm(loader, f"Epoch [{self.epoch}/{c.epochs}]", leave=False, disable=None) as bar:
             for step, (images, labels) in enumerate(bar, 1):
                 sums += self.train_step(to_float(images.to(self.device)), labels.to(self.device))
-                if step % 50 == 0 or step == len(loader):
+                if step % 50 == 0 or step == len(loader):  # seldom, as a GPU has to wait for it
                     d_loss, g_loss, accuracy = (sums / step).tolist()
                     seconds = time.perf_counter() - start
                     speed = step * len(images) / seconds
@@ -407,9 +401,9 @@ class GAN:
                         raise FloatingPointError(
                             f"a loss is not finite in epoch {self.epoch}: lower LEARNING_RATE_G, "
                             "LEARNING_RATE_D or set GRAD_CLIP, then --resume; all files are whole")
-        return {"epoch": self.epoch, "d_loss": d_loss, "g_loss": g_loss, "d_accuracy": accuracy,
-                "seconds": seconds, "images_per_second": speed, "fd": None, "covered": None,
-                "missing": None}
+        return {"epoch": self.epoch, "d_loss": d_loss, "g_loss": g_loss,
+                "d_accuracy": math.nan if c.loss == "wgan_gp" else accuracy, "seconds": seconds,
+                "images_per_second": speed, "fd": None, "covered": None, "missing": None}
 
     def state_dict(self):
         parts = {name: getattr(self, name).state_dict() for name in self.PARTS}
@@ -461,8 +455,7 @@ def load_generator(path, device="cpu"):
     state = load_weights(path)
     state = state.get("G_ema", state)
     try:
-        shape = {"classes": 0, **state["_extra_state"]}
-        G = Generator(*(shape[key] for key in ("latent_dim", "hidden", "image_shape", "classes")))
+        G = Generator(**{k: v for k, v in state["_extra_state"].items() if k != "about"})
         G.load_state_dict(state)
     except (AttributeError, LookupError, TypeError, RuntimeError) as error:
         raise ValueError(f"{path} holds no generator of this script") from error
@@ -477,35 +470,32 @@ def numbered(folder, suffix, last=math.inf):
 def resume(gan, folder):
     """Load the newest whole checkpoint of the folder into the GAN -> whether there is one.
     Raises ValueError naming what does not fit: networks, data, EPOCHS, or the file in itself."""
-    paths, state = numbered(folder, ".pth"), None
-    if not paths:
-        print(f"No checkpoint in {folder} yet: starting with epoch 1")
-        return False
-    while state is None:
-        path = paths.pop()
+    paths = numbered(folder, ".pth")
+    for path in reversed(paths):
         try:
             state = load_weights(path)
+            break
         except ValueError as error:
-            if not paths:
-                raise ValueError(f"{error}, and so are all: start anew by --overwrite") from error
             print(f"WARNING: {error}: trying the one before")
-    fresh, strange = gan.state_dict(), ValueError(f"{path} is no checkpoint of this script")
-    if state.keys() != fresh.keys() or not isinstance(state["config"], dict):
-        raise strange
-    was, now = ({**each["config"], "data": each["data"]} for each in (state, fresh))
-    for name in [name for name in now if now[name] != was.get(name)]:
-        if name in ("latent_dim", "g_hidden", "d_hidden", "conditional", "data"):
-            raise ValueError(f"{path} was trained with {name.upper()} {was.get(name)}, now it is "
-                             f"{now[name]}: set it as it was, or start anew by --overwrite")
-        if name not in ("epochs", "resume", "overwrite"):
-            print(f"Changed since {path}: {name.upper()} {was.get(name)} -> {now[name]}")
+    else:
+        if paths:
+            raise ValueError(f"all checkpoints in {folder} are damaged: start anew by --overwrite")
+        print(f"No checkpoint in {folder} yet: starting with epoch 1")
+        return False
     try:
+        was, now = ({**each["config"], "data": each["data"]} for each in (state, gan.state_dict()))
+        for name in [name for name in now if now[name] != was.get(name, now[name])]:
+            if name in "latent_dim g_hidden d_hidden spectral_norm conditional data".split():
+                raise ValueError(f"{path} was trained with {name.upper()} {was[name]}, now it "
+                                 f"is {now[name]}: set it as it was, or start anew by --overwrite")
+            if name not in ("epochs", "resume", "overwrite"):
+                print(f"Changed since {path}: {name.upper()} {was[name]} -> {now[name]}")
         gan.load_state_dict(state)
-        epochs = [row["epoch"] for row in gan.history if "missing" in row]
-        if epochs != [*range(1, int(path.stem[6:]) + 1)] or gan.epoch != len(gan.history):
-            raise ValueError("another epoch than the name says")
-    except (AttributeError, LookupError, TypeError, RuntimeError, ValueError) as error:
-        raise strange from error
+        rows = [row["epoch"] for row in gan.history if "missing" in row]
+        if rows != [*range(1, int(path.stem[6:]) + 1)] or gan.epoch != len(gan.history):
+            raise TypeError("another epoch than the name says")
+    except (AttributeError, LookupError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{path} is no checkpoint of this script") from error
     if gan.epoch > gan.config.epochs:
         raise ValueError(f"EPOCHS is {gan.config.epochs}: {path} has done {gan.epoch}, so raise it")
     print(f"Going on from {path}")
@@ -514,14 +504,13 @@ def resume(gan, folder):
 def clear_folders(config, samples, checkpoints):
     """Keep two runs from mixing in a folder: with OVERWRITE delete the earlier, else ValueError.
     A run to be resumed that was stopped before its first checkpoint has drawn SAVE_EVERY grids."""
-    earned = numbered(samples, ".png")[config.save_every if config.resume else 0:]
-    names = ("final.pth", "final.json", "best.pth", "best.json")[:1 if config.resume else 4]
-    earned += [path for name in names for path in checkpoints.glob(f"generator_{name}")]
-    earned += numbered(checkpoints, ".pth")
-    if earned and not config.overwrite:
-        raise ValueError(f"{earned[-1]} is there from an earlier run: go on by --resume, delete "
-                         "that run by --overwrite, or set another SAMPLES_DIR and CHECKPOINT_DIR")
-    for path in earned:
+    own = [checkpoints / f"generator_{a}.{b}" for a in ("best", "final") for b in ("json", "pth")]
+    kept = [*numbered(checkpoints, ".pth"), *filter(Path.is_file, own[3 * config.resume:])]
+    kept = numbered(samples, ".png")[config.save_every * config.resume:] + kept
+    if kept and not config.overwrite:
+        raise ValueError(f"{kept[-1]} is there from an earlier run: go on by --resume, delete that "
+                         "run by --overwrite, or set another SAMPLES_DIR and CHECKPOINT_DIR")
+    for path in kept:
         path.unlink()
 
 def train_gan(**settings):
@@ -530,31 +519,32 @@ def train_gan(**settings):
     a damaged file, OSError if one cannot be written, FloatingPointError if a loss is not finite."""
     c = make_config(**settings)
     samples, checkpoints = Path(c.samples_dir), Path(c.checkpoint_dir)
-    images, labels, name = load_dataset(c.dataset, c.data_dir)
-    loader = make_loader(images, labels, c.batch_size)
+    images, labels, name = load_dataset(c.dataset, c.data_dir, image_size=c.image_size)
+    loader = make_loader(images, labels, c.batch_size * c.d_steps)
     if not len(loader):
-        raise ValueError(f"BATCH_SIZE is {c.batch_size}: an epoch has {len(loader.dataset)} images")
-    shift = c.augment == "shift" or (c.augment == "auto" and loader.dataset.repeats > 1)
+        raise ValueError(f"BATCH_SIZE is {c.batch_size}, D_STEPS {c.d_steps}: more than an epoch")
+    shift = c.augment == "shift" or (c.augment == "auto" and len(images) <= EPOCH_IMAGES * 2 // 3)
     gan = GAN(c, images.shape[1:], shift, int(labels.max()) + 1)
     data = f"{name}, {len(images)} images, checksum {zlib.crc32(images.numpy()):08x}"
     gan.G_ema.about = {"data": data, "epochs": 0, "fd": None}
-    judge = load_judge(name, c.data_dir) if c.metrics_every else None
+    if c.conditional and not labels.any():
+        raise ValueError(f"CONDITIONAL needs labels: give each class of {name} a sub-folder")
+    judge = load_judge(name, c.data_dir) if c.metrics_every and labels.any() else None
     for folder in (samples, checkpoints):
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
             raise PermissionError(f"cannot write to the folder {folder}: choose another")
     if not (c.resume and resume(gan, checkpoints)):
         clear_folders(c, samples, checkpoints)
-
     def save_generator(name):
         save_whole(checkpoints / name, lambda file: torch.save(gan.G_ema.state_dict(), file))
         (checkpoints / name).with_suffix(".json").unlink(missing_ok=True)  # figures of another one
-
     def draw_grid():
         grid = gan.G_ema.sample(c.num_samples, c.seed)
         save_grid(samples / f"epoch_{gan.epoch:04d}.png", grid, gan.G.classes)
 
-    print(f"Training on {data}; {gan.device.type}, {gan.precision}{', with shifts' * shift}")
+    print(f"Training on {data}; {gan.device.type}, {gan.precision}{', with shifts' * shift}"
+          f"{', without metrics, which need labels' * (c.metrics_every > 0 and not judge)}")
     try:
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(c.seed))
         save_grid(samples / "real_samples.png", to_float(images[order[:c.num_samples]]))
@@ -575,7 +565,7 @@ def train_gan(**settings):
                 for path in saved[:-c.keep_checkpoints] if c.keep_checkpoints else []:
                     path.unlink()
         save_generator("generator_final.pth")
-        save_curves(samples / "loss_curves.png", gan.history)
+        save_curves(samples / "loss_curves.png", gan.history, c.loss)
         draw_grid()  # a resumed run may be over already, and its pictures elsewhere
         save_gif(samples / "training.gif", numbered(samples, ".png", last=gan.epoch))
         print(f"Wrote {checkpoints}/generator_final.pth, {samples}/loss_curves.png, training.gif")
@@ -630,15 +620,16 @@ def save_csv(path, history):
     text = "".join(",".join("" if v is None else str(v) for v in line) + "\n" for line in lines)
     save_whole(path, lambda file: file.write(text.encode()))
 
-def save_curves(path, history):
+def save_curves(path, history, loss="bce"):
     """The history -> a plot of both losses, dashed where they are when D can only guess, and FD."""
     from matplotlib.figure import Figure
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    figure, zero = Figure(figsize=(8, 4.5), layout="constrained"), torch.zeros(1)
     axes, epochs = figure.subplots(), [row["epoch"] for row in history]
-    for name, color, guess in (("d_loss", "C0", 2 * math.log(2)), ("g_loss", "C1", math.log(2))):
+    for name, color, guess in (("d_loss", "C0", discriminator_loss(zero, zero, 0.0, loss)),
+                               ("g_loss", "C1", generator_loss(zero, loss))):
         axes.plot(epochs, [row[name] for row in history], ".-", color=color, label=name)
         axes.axhline(guess, color=color, linestyle="--", label=f"{name} when D can only guess")
-    axes.set(xlabel="epoch", ylabel="binary cross-entropy (nats)")
+    axes.set(xlabel="epoch", ylabel="cross-entropy (nats)" if loss == "bce" else f"{loss} loss")
     axes.legend(loc="center right")
     right, read = axes.twinx(), [row for row in history if row["fd"]]
     right.plot([row["epoch"] for row in read], [row["fd"] for row in read], ".-", color="C2")
@@ -648,29 +639,33 @@ def save_curves(path, history):
 # ── Metrics ── A small classifier, the judge, looks at real and at drawn images ───────────────────
 
 class Judge(nn.Module):
-    """Images (N, C, H, W) in [-1, 1] -> logits (N, classes); `features`, the layer before, (N, 64).
-    `notes`: what else its file tells, such as `train`, the statistics of all training images."""
+    """Images (N, C, H, W) in [-1, 1], seen at 28 x 28 -> the layer before the last, (N, 64), and
+    logits (N, classes). `notes`: what else its file tells, such as statistics of real images."""
 
     def __init__(self, classes=10, channels=1):
         super().__init__()
         layers = []
-        for n_in, n_out in itertools.pairwise([channels, 16, 32, 64]):
+        for n_in, n_out in pairwise([channels, 16, 32, 64]):
             layers += [nn.Conv2d(n_in, n_out, 3, padding=1), nn.BatchNorm2d(n_out), nn.ReLU(),
                        nn.MaxPool2d(2)]
         layers += [nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(9 * 64, 64), nn.ReLU()]
         self.features, self.classify = nn.Sequential(*layers), nn.Linear(64, classes)
 
     def forward(self, images):
-        return self.classify(self.features(images))
+        if images.shape[-1] != 28:
+            images = F.interpolate(images, (28, 28), mode="bilinear", antialias=True)
+        features = self.features(images)
+        return features, self.classify(features)
 
     @torch.no_grad()
     def look(self, images):
         """Images (N, C, H, W) uint8 -> features (N, 64), probabilities (N, classes), on the CPU."""
-        features = torch.cat([self.features(to_float(part)) for part in images.cpu().split(500)])
-        return features, self.classify(features).softmax(1)
+        parts = [self(to_float(part)) for part in images.cpu().split(500)]
+        features, logits = map(torch.cat, zip(*parts, strict=True))
+        return features, logits.softmax(1)
 
     def read(self, G, seed):
-        """2,000 samples -> "fd", classes "covered", "missing" (under a tenth of their share)."""
+        """2,000 samples -> "fd", classes "covered", "missing" (under a tenth of an equal share)."""
         features, probabilities = self.look(to_uint8(G.sample(2000, seed)))
         share = probabilities.argmax(1).bincount(minlength=probabilities.shape[1]) / 2000
         missing = (share < 0.1 / len(share)).nonzero().flatten().tolist()
@@ -686,32 +681,42 @@ def fit_judge(images, labels, epochs, seed=0, augment=random_shift):
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, epochs * len(loader))
     for epoch in range(1, epochs + 1):
         for batch, classes in tqdm(loader, f"Judge [{epoch}/{epochs}]", leave=False, disable=None):
-            descend(F.cross_entropy(judge(augment(to_float(batch))), classes), optimizer)
+            descend(F.cross_entropy(judge(augment(to_float(batch)))[1], classes), optimizer)
             schedule.step()
     return judge.eval()
 
 def train_judge(dataset=DATASET, data_dir=DATA_DIR, seed=SEED):
-    """Train the judge of a data set, save it with what it sees in the real images -> path.
-    Raises ValueError if there are only the bundled digits, whose judge is MNIST's."""
-    (images, labels, name), (test, test_labels, _) = (
-        load_dataset(dataset, data_dir, train) for train in (True, False))
-    if name[:5] == "mnist" and len(images) + len(test) < 70_000:
-        raise ValueError(f"{MNIST_JUDGE} is trained on the whole of MNIST: name its folder by "
-                         "--data_dir, or train without metrics by METRICS_EVERY = 0")
+    """Train the judge of a data set, save it with what it sees in the real images -> path. Raises
+    ValueError without labels, or with less than all of MNIST, whose judge is shipped."""
+    images, labels, name = load_dataset(dataset, data_dir)
+    if name in SETS:
+        test, test_labels, _ = load_dataset(name, data_dir, train=False)
+    else:  # every tenth image of a folder
+        tenth = torch.arange(len(images)) % 10 == 0
+        (test, images), (test_labels, labels) = ((x[tenth], x[~tenth]) for x in (images, labels))
+    path = judge_path(name, data_dir)
+    if not labels.any() or len(test) < 10 or (path == MNIST_JUDGE and len(images) < 60_000):
+        raise ValueError(f"a judge of {name} needs 100 images in sub-folders for their classes, "
+                         "MNIST's all of it in --data_dir; METRICS_EVERY = 0 does without a judge")
     judge = fit_judge(images, labels, epochs=8, seed=seed)
     (features, _), (test_features, probabilities) = judge.look(images), judge.look(test)
     accuracy = (probabilities.argmax(1) == test_labels).float().mean().item()
     state = {"weights": judge.state_dict(), "classes": probabilities.shape[1],
              "channels": images.shape[1], "accuracy": accuracy, "seed": seed,
              "train": statistics(features), "test": statistics(test_features)}
-    path = MNIST_JUDGE if name[:5] == "mnist" else Path(data_dir).expanduser() / f"judge_{name}.pth"
     save_whole(path, lambda file: torch.save(state, file))
     print(f"Wrote {path}, right on {accuracy:.2%} of {len(test)} test images (seed {seed})")
     return path
 
+def judge_path(name, data_dir):
+    """-> file of a data set's judge."""
+    files = repr(sorted(Path(name).resolve().rglob("*"))).encode()  # of a folder of images
+    own = f"judge_{name if name in SETS else f'folder_{zlib.crc32(files):08x}'}.pth"
+    return MNIST_JUDGE if name in ("mnist", "mnist_5k") else Path(data_dir).expanduser() / own
+
 def load_judge(name, data_dir):
     """-> the Judge of a data set, trained if there is none yet. Raises ValueError if damaged."""
-    path = MNIST_JUDGE if name[:5] == "mnist" else Path(data_dir).expanduser() / f"judge_{name}.pth"
+    path = judge_path(name, data_dir)
     if not path.exists():
         print(f"Training a judge of {name} for the metrics, once; METRICS_EVERY = 0 does without")
         train_judge(name, data_dir)
@@ -799,8 +804,8 @@ def generate(model_path="", num_samples=NUM_SAMPLES, seed=SEED, digit=-1, separa
     if digit >= G.classes:
         raise ValueError(f"--digit is {digit}: {model_path} knows {G.classes} classes; a generator "
                          "learns them by CONDITIONAL = True")
-    labels = (torch.arange(num_samples) if digit < 0 else torch.full((num_samples,), digit)) % max(
-        1, G.classes)
+    labels = torch.arange(num_samples) % max(1, G.classes)
+    labels = labels if digit < 0 else torch.full_like(labels, digit)
     images = G.sample(num_samples, seed, labels)
     if interpolate:  # of independent a, b ~ N(0, 1), cos(t) a + sin(t) b is N(0, 1) for every t
         z = sample_z(num_samples + 1, G.latent_dim, seed)
@@ -825,17 +830,16 @@ def evaluate(model_path="", num_samples=10_000, seed=SEED, parzen=False, data_di
     half of the training images}, also as a table and as a JSON file beside the model. Raises what
     `generate` raises, and ValueError for less than 1,000 samples."""
     G, model_path = find_generator(model_path, checkpoint_dir)
-    name = str(G.about.get("data")).partition(",")[0] if isinstance(G.about, dict) else None
-    if name not in RULES["dataset"] or G.image_shape != [1, 28, 28]:
+    if not isinstance(G.about, dict) or not isinstance(G.about.get("data"), str):
         raise ValueError(f"{model_path} does not say which data set it was trained on")
-    everything, _, name = load_dataset(name, data_dir)
+    name, side = G.about["data"].rsplit(", ", 2)[0], G.image_shape[-1]
+    everything, _, name = load_dataset(name, data_dir, image_size=side)
     whole, judge = "mnist" if name == "mnist_5k" else name, load_judge(name, data_dir)
-    has_test = find_idx(whole, data_dir, train=False) is not None
-    test = load_dataset(whole, data_dir, train=False)[0] if has_test else everything
-    train, test = (each[torch.randperm(len(each), generator=torch.Generator().manual_seed(seed))]
-                   for each in (everything, test))
-    if not has_test:
-        train, test = train.chunk(2)
+    def shuffle(images):
+        return images[torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))]
+    train, test = shuffle(everything).chunk(2)  # of the bundle and of folders, half against half
+    if name in SETS:
+        train, test = shuffle(everything), shuffle(load_dataset(name, data_dir, False, side)[0])
     reference, validation = train.tensor_split([len(train) * 9 // 10])
     n = min(num_samples, len(reference), len(test))
     if n < 400:
@@ -856,7 +860,7 @@ def evaluate(model_path="", num_samples=10_000, seed=SEED, parzen=False, data_di
             "told from training images by a fresh network": two_sample_accuracy(reference, images),
             "distance to the nearest training image": nearest(
                 images[:1000].flatten(1) / 255, everything.flatten(1) / 255,
-                k=2 if column == "real" and not has_test else 1).median().item(),  # not itself
+                k=2 if column == "real" and name not in SETS else 1).median().item(),  # not itself
             "share below 90% confidence": (p.amax(1) < 0.9).float().mean().item(),
             "classes covered": (share >= 0.1 / len(share)).sum().item(),
             "KL of the classes to uniform": share.xlogy(share * len(share)).sum().item(),
@@ -868,7 +872,7 @@ def evaluate(model_path="", num_samples=10_000, seed=SEED, parzen=False, data_di
             figures[column]["Parzen log-likelihood of test images (nats)"] = parzen_log_likelihood(
                 samples, test.flatten(1) / 255, sigmas[best:best + 1]).item()
     about = {"model": str(model_path), **G.about, "samples": n, "seed": seed,
-             "real": f"{'test images' if has_test else 'half of the training images'} of {name}"}
+             "real": f"{'test' if name in SETS else 'half of the training'} images of {name}"}
     print(*(f"{key}: {value}" for key, value in about.items()), sep=", ")
     for key, value in figures["generated"].items():
         print(f"{key:48}{value:12.4f}{figures['real'][key]:12.4f}")
@@ -884,7 +888,7 @@ def demo(model_path="", samples_dir=SAMPLES_DIR, checkpoint_dir=CHECKPOINT_DIR):
     if path.resolve() == template.resolve():
         raise ValueError(f"{path} is the template of the page: choose another SAMPLES_DIR")
     pairs = zip(G.layers[:-2:3], G.layers[1:-2:3], strict=True)
-    layers = [*itertools.starmap(nn.utils.fuse_linear_bn_eval, pairs), G.layers[-2]]
+    layers = [*(nn.utils.fuse_linear_bn_eval(*pair) for pair in pairs), G.layers[-2]]
     weights = [tensor.flatten() for layer in layers for tensor in (layer.weight.T, layer.bias)]
     model = {"name": model_path.name, "about": str(G.about), "latent_dim": G.latent_dim,
              "classes": G.classes, "image_shape": G.image_shape,
@@ -909,16 +913,15 @@ INTERPOLATE = False  # draw walks from one random point to the next, one in a ro
 SHOW = False  # open the picture with matplotlib
 PARZEN = False  # measure the Parzen-window log-likelihood too, as papers of 2014 did"""
 LISTS = ("g_hidden", "d_hidden")  # settings of several numbers
-RULES = {"dataset": ["mnist", "mnist_5k", "fashion_mnist", "kmnist"],  # what settings may be
-         "augment": ["none", "shift", "auto"], "device": ["auto", "cuda", "mps", "cpu"],
-         "precision": ["auto", "fp32", "bf16"]}
-for rule, names in {bool: "conditional resume overwrite separate interpolate show parzen",
-        str: "data_dir samples_dir checkpoint_dir model_path",
+RULES = {"augment": ["none", "shift", "auto"], "device": ["auto", "cuda", "mps", "cpu"],
+         "precision": ["auto", "fp32", "bf16"], "loss": ["bce", "hinge", "wgan_gp"]}
+for rule, names in {(0, 128): "image_size", (2, 65536): "batch_size", (-1, 65536): "digit",
+        bool: "conditional spectral_norm resume overwrite separate interpolate show parzen",
+        str: "dataset data_dir samples_dir checkpoint_dir model_path", (1, 10**4): "num_samples",
         (0, 2**31): "seed lr_decay_start lr_decay_end keep_checkpoints metrics_every",
-        (1, 65536): "latent_dim g_hidden d_hidden", (1, 10**6): "epochs save_every",
-        (2, 65536): "batch_size", (-1, 65536): "digit", (0.0, 0.5): "label_smoothing",
+        (1, 65536): "latent_dim g_hidden d_hidden", (1, 10**6): "epochs save_every d_steps",
         (0.0, 0.999999): "dropout beta1 beta2 ema_decay", (0.0, 1e6): "gradient_penalty grad_clip",
-        (1, 10**4): "num_samples", (0.0, 10.0): "learning_rate_g learning_rate_d"}.items():
+        (0.0, 0.5): "label_smoothing", (0.0, 10.0): "learning_rate_g learning_rate_d"}.items():
     RULES |= dict.fromkeys(names.split(), rule)
 SETTINGS = [name for name in RULES if name.upper() in globals()]  # others are of other commands
 Config = collections.namedtuple("Config", SETTINGS)
@@ -928,14 +931,12 @@ def check(name, value):
     Raises ValueError naming the setting and what it allows."""
     rule, allowed = RULES[name], "True or False" if RULES[name] is bool else "a path"
     if isinstance(rule, tuple):
-        kind = type(rule[0])
-        allowed = f"{'a whole number' if kind is int else 'a number'} from {rule[0]} to {rule[1]}"
+        low, high, kind = *rule, type(rule[0])
+        allowed = f"{'a whole number' if kind is int else 'a number'} from {low} to {high}"
         with contextlib.suppress(TypeError, ValueError, OverflowError):
             given = [*value] if name in LISTS and not isinstance(value, (str, int)) else [value]
-            numbers = tuple(map(kind, given))
-            if numbers == (*map(float, given),) != () and all(
-                    rule[0] <= number <= rule[1] for number in numbers):
-                return numbers if name in LISTS else numbers[0]
+            if given and all(low <= kind(each) == float(each) <= high for each in given):
+                return tuple(map(kind, given)) if name in LISTS else kind(given[0])
     elif isinstance(rule, list):
         allowed = " | ".join(rule)
         if value in rule:
@@ -949,7 +950,7 @@ def make_config(**settings):
     for name in settings.keys() - set(SETTINGS):
         raise ValueError(f"there is no setting {name}, but there are {', '.join(SETTINGS)}")
     constants = {name: globals()[name.upper()] for name in SETTINGS}
-    config = Config(*itertools.starmap(check, {**constants, **settings}.items()))
+    config = Config(*(check(*pair) for pair in {**constants, **settings}.items()))
     if config.resume and config.overwrite:
         raise ValueError("RESUME and OVERWRITE exclude each other: go on with a run or delete it")
     return config
@@ -960,7 +961,6 @@ def build_parser():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         usage=f"python gan_mnist.py [{' | '.join(COMMANDS)}] [flags]", allow_abbrev=False,
         argument_default=argparse.SUPPRESS)
-
     def error(message):
         raise ValueError(f"{message}; --help shows all flags")
     parser.error = error

@@ -47,6 +47,37 @@ def test_extreme_logits_stay_finite():
     assert torch.isfinite(discriminator_loss(far, far)) and torch.isfinite(generator_loss(far))
 
 
+def test_hinge_and_wasserstein_losses_are_those_of_their_papers():
+    hinge_d = (1 - REAL).clamp(min=0).mean() + (1 + FAKE).clamp(min=0).mean()
+    assert discriminator_loss(REAL, FAKE, loss="hinge").item() == pytest.approx(hinge_d.item())
+    wasserstein = discriminator_loss(REAL, FAKE, loss="wgan_gp").item()
+    assert wasserstein == pytest.approx(FAKE.mean().item() - REAL.mean().item())
+    for loss in ("hinge", "wgan_gp"):
+        assert generator_loss(FAKE, loss).item() == pytest.approx(-FAKE.mean().item())
+
+
+def test_hinge_asks_no_more_of_what_is_right_by_a_margin_of_1():
+    sure = torch.tensor([1.5, 2.0, 9.0], requires_grad=True)
+    discriminator_loss(sure, -sure, loss="hinge").backward()
+    assert (sure.grad == 0).all()
+
+
+def test_penalty_of_wgan_gp_for_a_linear_d_is_its_norm_less_1_squared():
+    weights = torch.randn(784)
+    images = torch.randn(5, 1, 28, 28, requires_grad=True)
+    penalty = gradient_penalty(images.flatten(1) @ weights, images, norm=1)
+    assert penalty.item() == pytest.approx((weights.norm().item() - 1) ** 2, rel=1e-5)
+
+
+def test_penalty_of_wgan_gp_is_finite_where_there_is_no_gradient():
+    images = torch.zeros(3, 1, 28, 28, requires_grad=True)
+    weight = torch.zeros(784, requires_grad=True)
+    penalty = gradient_penalty(images.flatten(1) @ weight, images, norm=1)
+    penalty.backward()
+    assert penalty.item() == pytest.approx(1, abs=1e-4)
+    assert torch.isfinite(weight.grad).all()
+
+
 def test_gradient_penalty_of_a_linear_d_is_the_squared_norm_of_its_weights():
     weights = torch.randn(784)
     images = torch.randn(5, 1, 28, 28, requires_grad=True)

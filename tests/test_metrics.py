@@ -10,6 +10,7 @@ import scipy.linalg
 import scipy.stats
 import torch
 from conftest import fails, idx_bytes, same_tensors
+from PIL import Image
 from sklearn.neighbors import KernelDensity, NearestNeighbors
 
 import gan_mnist
@@ -314,6 +315,51 @@ def test_another_set_gets_a_judge_on_first_use_that_is_kept(train, folder, capsy
     assert same_tensors(gan_mnist.load_weights(path), notes)
 
 
+def test_a_folder_with_classes_gets_a_judge_of_its_own_and_is_evaluated_half_against_half(
+    train, folder, capsys
+):
+    generator = np.random.default_rng(0)
+    for number in range(1200):
+        pixels = generator.integers(0, 80, (8, 8, 3), dtype=np.uint8)
+        pixels[..., number % 3] += 150  # mostly red, green or blue
+        path = folder / f"pictures/{'red green blue'.split()[number % 3]}/{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    _, history = train(epochs=1, dataset="pictures", image_size=8, metrics_every=1)
+    (path,) = (folder / "digits").glob("judge_folder_*.pth")
+    judge = gan_mnist.load_weights(path)
+    assert (judge["classes"], judge["channels"]) == (3, 3)
+    assert judge["accuracy"] > 0.99
+    assert history[0]["fd"] > 0 and history[0]["covered"].endswith("of 3")
+    figures = gan_mnist.evaluate(num_samples=1000, data_dir="digits")
+    assert figures["real"]["classes covered"] == 3
+    assert figures["real"]["told from training images by a fresh network"] < 0.7
+    assert figures["generated"]["told from training images by a fresh network"] > 0.9
+    assert "half of the training images of pictures" in capsys.readouterr().out
+
+
+def test_a_judge_of_a_folder_is_never_one_of_other_files_or_of_a_data_set(folder):
+    paths = []
+    for name in ("mnist", "mnist/seven", "kmnist", "a_b", "a/b", "äöü"):
+        (folder / "pictures" / name).mkdir(parents=True, exist_ok=True)
+        (folder / "pictures" / name / "1.png").touch()
+        paths.append(gan_mnist.judge_path(f"pictures/{name}", "data"))
+    (folder / "pictures/äöü/2.png").touch()
+    paths.append(gan_mnist.judge_path("pictures/äöü", "data"))
+    paths += [gan_mnist.judge_path(name, "data") for name in ("mnist", "kmnist")]
+    assert len(set(paths)) == len(paths)
+    assert gan_mnist.judge_path("pictures/a/../äöü", "data") == paths[6]
+
+
+def test_a_folder_too_small_for_a_judge_says_what_is_missing(folder, capsys):
+    for name in ("a/1.png", "b/1.png"):
+        (folder / "pictures" / name).parent.mkdir(parents=True)
+        Image.new("L", (8, 8), len(name)).save(folder / "pictures" / name)
+    code, line = fails(capsys, "--dataset", "pictures", "--image_size", "8")
+    assert code == 2 and "100 images" in line and "METRICS_EVERY" in line
+    assert not list((folder).rglob("judge_*"))
+
+
 @pytest.mark.parametrize("dataset", ["mnist_5k", "mnist"])
 def test_less_than_the_whole_of_mnist_never_replaces_the_shipped_judge(folder, capsys, dataset):
     before = gan_mnist.MNIST_JUDGE.read_bytes()
@@ -443,14 +489,17 @@ def test_6_epochs_on_the_bundle_teach_a_conditional_generator_the_digit_that_is_
     assert min(right[asked == digit].mean() for digit in range(10)) >= 0.8
 
 
-@pytest.mark.parametrize("about", [{}, None, {"data": "holidays, 7 images"}, {"data": 5}])
-def test_a_generator_that_does_not_say_its_data_set_is_refused(folder, capsys, about):
+@pytest.mark.parametrize(
+    "about", [{}, None, {"data": 5}, {"data": "holidays, 7 images, checksum 0"}]
+)
+def test_a_generator_whose_data_set_is_not_said_or_not_there_is_refused(folder, capsys, about):
     G = gan_mnist.Generator(4, (4,))
     G.about = about
     torch.save(G.state_dict(), "strange.pth")
     code, line = fails(capsys, "evaluate", "--model_path", "strange.pth")
     assert code == 2
-    assert "strange.pth does not say which data set" in line
+    missing = "DATASET (--dataset) is 'holidays'"
+    assert (missing if about and about.get("data") != 5 else "strange.pth does not say") in line
 
 
 def test_figures_go_with_the_generator_that_they_measured(train, folder, other_test_images):

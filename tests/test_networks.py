@@ -77,6 +77,18 @@ def test_labels_enter_as_one_hot_and_change_what_is_drawn_and_what_is_real():
         assert torch.equal(G.sample(12, 5), G.sample(12, 5, labels=torch.arange(12) % 10))
 
 
+def test_spectral_norm_brings_the_largest_singular_value_of_every_weight_to_1():
+    torch.manual_seed(0)
+    D = Discriminator(hidden=(40, 20), image_shape=(1, 8, 8), spectral=True)
+    for _ in range(200):  # each pass in train mode is a step of the power iteration
+        D(torch.randn(4, 1, 8, 8))
+    weights = [layer.weight for layer in D.layers if isinstance(layer, torch.nn.Linear)]
+    assert [weight.shape for weight in weights] == [(40, 64), (20, 40), (1, 20)]
+    for weight in weights:
+        assert torch.linalg.matrix_norm(weight, 2).item() == pytest.approx(1, abs=1e-3)
+    assert not any("parametrizations" in name for name in Discriminator().state_dict())
+
+
 def test_a_given_z_draws_the_same_picture_alone_and_in_a_batch_of_64():
     torch.manual_seed(0)
     G = Generator()

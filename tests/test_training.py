@@ -3,6 +3,7 @@
 import copy
 import csv
 import fcntl
+import math
 import os
 import pty
 import random
@@ -17,6 +18,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import TINY, TINY_FLAGS, fails, finish, same_tensors, start
+from PIL import Image
 
 import gan_mnist
 
@@ -103,6 +105,43 @@ def test_a_conditional_step_shows_d_the_labels_of_real_and_the_same_ones_of_fake
     assert d_loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("loss", ["hinge", "wgan_gp"])
+def test_two_steps_of_d_and_one_of_g_equal_the_textbook_loop_of_the_loss(digits, loss):
+    """Against a second way: losses by hand, passes of their own, penalty image by image."""
+    gan = make_gan(loss=loss, d_steps=2, gradient_penalty=10.0 if loss == "wgan_gp" else 0.0)
+    G, D = copy.deepcopy(gan.G), copy.deepcopy(gan.D)
+    optimizer_g = torch.optim.Adam(G.parameters(), 1e-3, betas=(0.0, 0.999))
+    optimizer_d = torch.optim.Adam(D.parameters(), 5e-4, betas=(0.0, 0.999))
+    for number, real in enumerate(torch.cat(real_batches(digits, 8)).split(200)):
+        torch.manual_seed(number)
+        step(gan, real)
+
+        torch.manual_seed(number)
+        for images in real.split(100):
+            fake = G(torch.randn(100, 8))
+            if loss == "hinge":
+                loss_d = (1 - D(images)).clamp(min=0).mean() + (1 + D(fake)).clamp(min=0).mean()
+            else:
+                share = torch.rand(100, 1, 1, 1)
+                norms = []
+                for image in images + share * (fake.detach() - images):
+                    image.requires_grad_()
+                    (gradient,) = torch.autograd.grad(D(image[None])[0], image, create_graph=True)
+                    norms.append(torch.linalg.vector_norm(gradient))
+                loss_d = D(fake).mean() - D(images).mean()
+                loss_d = loss_d + 10 * (torch.stack(norms) - 1).square().mean()
+            optimizer_d.zero_grad()
+            loss_d.backward(inputs=list(D.parameters()))
+            optimizer_d.step()
+        optimizer_g.zero_grad()
+        (-D(fake).mean()).backward()
+        optimizer_g.step()
+    for ours, theirs in zip(gan.D.parameters(), D.parameters(), strict=True):
+        assert torch.allclose(ours, theirs, atol=2e-5)
+    z = torch.randn(100, 8)
+    assert torch.allclose(gan.G(z), G(z), atol=2e-4)
+
+
 def test_each_step_moves_its_own_network_alone(digits):
     gan = make_gan()
     d_before, g_before = copy.deepcopy(gan.D.state_dict()), copy.deepcopy(gan.G.state_dict())
@@ -184,10 +223,23 @@ def test_learning_rates_fall_in_a_line_from_start_to_end_whatever_epochs_is(trai
     assert [pytest.approx(row) for row in rates] == [(n, 0.01, 0.1) for n in (1, 2, 3)]
 
 
-def test_samples_come_close_to_the_digits_in_mean_and_spread_of_every_pixel(digits):
+@pytest.mark.parametrize(
+    "system",
+    [
+        {},
+        {"loss": "hinge", "spectral_norm": True},
+        {"loss": "wgan_gp", "d_steps": 5, "gradient_penalty": 10.0, "beta2": 0.9},
+    ],
+)
+def test_samples_come_close_to_the_digits_in_mean_and_spread_of_every_pixel(digits, system):
     real = gan_mnist.to_float(digits[0].unsqueeze(1))
     gan = make_gan(
-        latent_dim=32, g_hidden=(128,), d_hidden=(128,), learning_rate_g=2e-3, learning_rate_d=1e-3
+        latent_dim=32,
+        g_hidden=(128,),
+        d_hidden=(128,),
+        learning_rate_g=2e-3,
+        learning_rate_d=1e-3,
+        **system,
     )
     distances = []
     for number in range(601):
@@ -198,7 +250,7 @@ def test_samples_come_close_to_the_digits_in_mean_and_spread_of_every_pixel(digi
                 (drawn.mean(0) - real.mean(0)).abs().mean(),
                 (drawn.std(0) - real.std(0)).abs().mean(),
             ]
-        step(gan, real[torch.randperm(1000)[:100]])
+        step(gan, real[torch.randperm(1000)[: 100 * gan.config.d_steps]])
     assert distances[0] > 0.7 and distances[1] > 0.3
     assert distances[2] < 0.1 and distances[3] < 0.15
 
@@ -261,7 +313,18 @@ def assert_same_run(a, b):
 
 
 @pytest.mark.parametrize(
-    "extra", [{}, {"dropout": 0.3, "augment": "shift", "grad_clip": 1.0, "save_every": 3}]
+    "extra",
+    [
+        {},
+        {"dropout": 0.3, "augment": "shift", "grad_clip": 1.0, "save_every": 3},
+        {
+            "loss": "wgan_gp",
+            "d_steps": 2,
+            "spectral_norm": True,
+            "conditional": True,
+            "precision": "bf16",
+        },
+    ],
 )
 def test_2_epochs_resumed_to_5_equal_5_at_once_bit_for_bit(train, folder, extra):
     train(epochs=5, out="at_once", **extra)
@@ -324,7 +387,7 @@ def test_when_all_checkpoints_are_damaged_resume_stops_and_deletes_nothing(train
     train(epochs=2)
     for path in (folder / "checkpoints").glob("epoch_*.pth"):
         damage(path, "truncated")
-    with pytest.raises(ValueError, match=r"0001.pth .* and so are all: start anew by --over"):
+    with pytest.raises(ValueError, match=r"all checkpoints in checkpoints are damaged: start anew"):
         train(epochs=3, resume=True)
     assert len(list((folder / "checkpoints").glob("epoch_*.pth"))) == 2
 
@@ -337,14 +400,17 @@ class Evil:
 def test_code_in_a_checkpoint_is_refused_and_not_run(train, folder, capsys):
     train(epochs=1)
     torch.save({"epoch": Evil()}, folder / "checkpoints/epoch_0001.pth")
-    with pytest.raises(ValueError, match=r"0001.pth .* and so are all: start anew by --over"):
+    with pytest.raises(ValueError, match=r"all checkpoints in checkpoints are damaged: start anew"):
         train(epochs=2, resume=True)
     with pytest.raises(ValueError, match=r"epoch_0001.pth is damaged, or holds more or other"):
         gan_mnist.load_generator("checkpoints/epoch_0001.pth")
     assert "code in a checkpoint was run" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("change", [{"g_hidden": (16, 16)}, {"d_hidden": (8,)}, {"latent_dim": 9}])
+@pytest.mark.parametrize(
+    "change",
+    [{"g_hidden": (16, 16)}, {"d_hidden": (8,)}, {"latent_dim": 9}, {"spectral_norm": True}],
+)
 def test_resume_with_another_network_is_refused_by_the_name_of_the_constant(train, change):
     train(epochs=1)
     (name,) = change
@@ -490,6 +556,43 @@ def test_a_new_run_never_mixes_with_an_earlier_one(train, folder):
     assert [p.name for p in gan_mnist.numbered("samples", ".png")] == ["epoch_0001.png"]
 
 
+@pytest.mark.parametrize("name", ["best", "final"])
+def test_a_generator_that_is_left_is_never_deleted_without_overwrite_nor_another_file(
+    train, folder, name
+):
+    (folder / "checkpoints").mkdir()
+    for suffix in ("pth", "onnx"):
+        (folder / f"checkpoints/generator_{name}.{suffix}").write_bytes(b"dear to me")
+    with pytest.raises(ValueError, match=f"generator_{name}.pth is there from an earlier run"):
+        train(epochs=1)
+    for suffix in ("pth", "onnx"):
+        assert (folder / f"checkpoints/generator_{name}.{suffix}").read_bytes() == b"dear to me"
+    train(epochs=1, overwrite=True)
+    assert (folder / f"checkpoints/generator_{name}.onnx").read_bytes() == b"dear to me"
+
+
+def test_a_checkpoint_that_does_not_know_a_newer_setting_can_be_resumed(train, folder):
+    train(epochs=1)
+    path = folder / "checkpoints/epoch_0001.pth"
+    state = gan_mnist.load_weights(path)
+    del state["config"]["spectral_norm"], state["config"]["loss"]
+    torch.save(state, path)
+    _, history = train(epochs=2, resume=True)
+    assert len(history) == 2
+
+
+def test_a_run_on_a_folder_of_colour_pictures_resumes_as_any_other(train, folder):
+    for number in range(60):
+        path = folder / f"pictures/{'ab'[number % 2]}/{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 8), (4 * number, 99, 0)).save(path)
+    pictures = {"dataset": "pictures", "image_size": 8, "conditional": True}
+    train(epochs=3, out="at_once", **pictures)
+    train(epochs=1, out="resumed", **pictures)
+    train(epochs=3, out="resumed", resume=True, **pictures)
+    assert_same_run(folder / "at_once", folder / "resumed")
+
+
 def test_on_a_terminal_a_bar_shows_batches_speed_and_both_losses(folder):
     terminal, screen = pty.openpty()
     fcntl.ioctl(screen, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
@@ -507,7 +610,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_touches_nothing(
 ):
     train(epochs=1)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    monkeypatch.setattr(gan_mnist, "generator_loss", lambda logits: logits.sum() * float("nan"))
+    monkeypatch.setattr(gan_mnist, "generator_loss", lambda logits, loss: logits.sum() * math.nan)
     code, line = fails(capsys, *TINY_FLAGS, "--samples_dir", "samples", "--epochs", "2", "--resume")
     assert code == 1
     assert "not finite in epoch 2" in line and "LEARNING_RATE_G" in line
@@ -522,7 +625,7 @@ def test_a_discriminator_that_wins_outright_is_said(train, capsys):
 
 
 def test_a_batch_larger_than_the_epoch_is_refused(train):
-    with pytest.raises(ValueError, match=r"BATCH_SIZE is 1001: an epoch has 1000 images"):
+    with pytest.raises(ValueError, match=r"BATCH_SIZE is 1001, D_STEPS 1: more than"):
         train(batch_size=1001)
 
 
