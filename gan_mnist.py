@@ -78,7 +78,7 @@ BETA2 = 0.999  # Adam's decay of the squared gradients
 EMA_DECAY = 0.9995  # averaging of G over its steps, the average draws better; 0 = none
 LOSS = "bce"  # bce | hinge | wgan_gp (customary: D_STEPS 5, GRADIENT_PENALTY 10, BETA2 0.9)
 D_STEPS = 1  # steps of D for each step of G
-LABEL_SMOOTHING = 0.0  # real labels become 1 - this in D's loss; usual alternative 0.1
+LABEL_SMOOTHING = 0.0  # real labels of bce become 1 - this in D's loss; usual alternative 0.1
 GRADIENT_PENALTY = 0.5  # weight of D's squared gradient at real and fake images; 0 = none
 GRAD_CLIP = 0.0  # largest gradient norm of either network; 0 = no limit
 SEED = 0  # same seed, settings and machine: same digits
