@@ -60,6 +60,7 @@ AUGMENT = "auto"  # none | shift (real and fake, up to 2 pixels) | auto (shift w
 
 # networks
 LATENT_DIM = 100  # length of the noise vector z
+MODES = 10  # kinds of image among which z's first numbers choose, by the largest; 0 = none
 G_HIDDEN = (256, 512, 1024)  # widths of the generator's hidden layers
 D_HIDDEN = (512, 256)  # widths of the discriminator's hidden layers
 SPECTRAL_NORM = False  # D's weights divided by their largest singular value (Miyato et al. 2018)
@@ -70,7 +71,7 @@ CONDITIONAL = False  # G and D are told the label, and G draws the digit that it
 EPOCHS = 60  # passes over about 60,000 images
 BATCH_SIZE = 128  # images in a step; classic 64
 LEARNING_RATE_G = 1e-3  # Adam's step size for the generator; classic 2e-4
-LEARNING_RATE_D = 5e-4  # Adam's step size for the discriminator; classic 2e-4
+LEARNING_RATE_D = 1e-3  # Adam's step size for the discriminator; classic 2e-4
 LR_DECAY_START = 12  # after this epoch both rates fall, in a straight line,
 LR_DECAY_END = 60  # to a fiftieth at this one, whatever EPOCHS is; 0 = they never fall
 BETA1 = 0.0  # Adam's momentum; classic 0.5, several times slower here
@@ -135,7 +136,7 @@ def load_folder(folder, size):
 
 def load_torchvision(name, data_dir, train):
     """A set of torchvision's, downloaded if it is not in data_dir -> images (N, C, H, W) uint8,
-    labels (N,). Raises ValueError if it is damaged, and whatever torchvision's download raises."""
+    labels (N,). Raises ValueError if it is damaged, FileNotFoundError if there is no way to it."""
     from torchvision import datasets
     kind, root = getattr(datasets, SETS[name]), Path(data_dir).expanduser()
     try:
@@ -148,30 +149,27 @@ def load_torchvision(name, data_dir, train):
                              f"({' '.join(str(error).split())}): delete or mend it") from error
         print(f"{name} is not in {data_dir}: downloading it")
         socket.setdefaulttimeout(7)  # torchvision itself would wait for ever, at each mirror
-        kind(root, download=True)
+        try:
+            kind(root, download=True)
+        except Exception as error:
+            raise FileNotFoundError(f"{name} cannot be downloaded ({' '.join(str(error).split())})"
+                                    f": put its files into {root / SETS[name]}") from error
         return load_torchvision(name, data_dir, train)
     return images.view(len(images), *images.shape[1:3], -1).permute(0, 3, 1, 2).contiguous(), labels
 
 def load_dataset(name, data_dir, train=True, image_size=0):
     """-> images (N, C, H, W) uint8, labels (N,), name of the set that was really loaded: MNIST that
-    cannot be downloaded becomes, loudly, the bundled digits. Raises ValueError for a wrong name or
-    damaged files, FileNotFoundError where there is nothing to load."""
+    cannot be downloaded becomes, loudly, the bundled digits. Raises what the three above raise."""
     from torchvision.transforms import Resize
-    if name in SETS:
-        try:
-            images, labels = load_torchvision(name, data_dir, train)
-        except ValueError:
+    try:
+        images, labels = (load_torchvision(name, data_dir, train) if name in SETS else
+                          load_bundle() if name == "mnist_5k" else load_folder(name, image_size))
+    except FileNotFoundError as error:
+        if name != "mnist":
             raise
-        except Exception as error:  # torchvision passes on whatever its many parts raise
-            why = " ".join(str(error).split())
-            if name != "mnist":
-                raise FileNotFoundError(f"{name} cannot be downloaded ({why}): put its files into "
-                                        f"{data_dir}, as torchvision has them") from error
-            print(f"WARNING: MNIST cannot be downloaded ({why}): going on with the 5,000 real "
-                  "MNIST digits bundled with this script, as with --dataset mnist_5k")
-            name = "mnist_5k"
-    if name not in SETS:
-        images, labels = load_bundle() if name == "mnist_5k" else load_folder(name, image_size)
+        print(f"WARNING: {error}. Going on with the 5,000 real MNIST digits bundled with this "
+              "script, as with --dataset mnist_5k")
+        (images, labels), name = load_bundle(), "mnist_5k"
     if image_size not in (0, images.shape[-1]):
         images = torch.cat([*map(Resize((image_size, image_size)), images.split(1000))])
     return images, labels, name
@@ -208,19 +206,28 @@ class Generator(nn.Module):
     Mirza & Osindero 2014, Conditional Generative Adversarial Nets, arXiv 1411.1784. Layers: Linear,
     BatchNorm (Ioffe & Szegedy 2015, arXiv 1502.03167), ReLU; tanh at the end. `_extra_state` in its
     state dict tells the shape, which load_generator rebuilds, and `about`, what it learned from."""
-
-    def __init__(self, latent_dim=LATENT_DIM, hidden=G_HIDDEN, image_shape=(1, 28, 28), classes=0):
+    def __init__(self, latent_dim=LATENT_DIM, hidden=G_HIDDEN, image_shape=(1, 28, 28), classes=0,
+                 modes=MODES):
         super().__init__()
         self.latent_dim, self.hidden, self.image_shape = latent_dim, [*hidden], [*image_shape]
-        self.classes, self.about, layers = classes, {}, []
+        self.classes, self.modes = classes, min(modes, latent_dim)
+        self.about, layers = {}, []
         for n_in, n_out in pairwise([latent_dim + classes, *hidden]):
             layers += [nn.Linear(n_in, n_out), nn.BatchNorm1d(n_out), nn.ReLU(inplace=True)]
         layers += [nn.Linear(hidden[-1], math.prod(image_shape)), nn.Tanh()]
         self.layers = nn.Sequential(*layers)
 
+    def code(self, z, labels=None):
+        """-> what the layers see, (N, latent_dim + classes). z's first places become a one-hot
+        choice of a mode: without one G is continuous, and has to draw what lies between two digits.
+        Khayatkhoei et al. 2018, Disconnected Manifold Learning for GANs, arXiv 1806.00880."""
+        if self.modes:
+            choice = F.one_hot(z[:, :self.modes].argmax(1), self.modes)
+            z = torch.cat([choice * self.modes**0.5, z[:, self.modes:]], 1)
+        return torch.cat([z, F.one_hot(labels, self.classes)], 1) if self.classes else z
+
     def forward(self, z, labels=None):
-        z = torch.cat([z, F.one_hot(labels, self.classes)], 1) if self.classes else z
-        return self.layers(z).view(-1, *self.image_shape)
+        return self.layers(self.code(z, labels)).view(-1, *self.image_shape)
 
     @torch.no_grad()
     def sample(self, num_samples, seed=None, labels=None):
@@ -235,16 +242,15 @@ class Generator(nn.Module):
 
     def get_extra_state(self):
         return {"latent_dim": self.latent_dim, "hidden": self.hidden, "classes": self.classes,
-                "image_shape": self.image_shape, "about": self.about}
+                "image_shape": self.image_shape, "modes": self.modes, "about": self.about}
 
     def set_extra_state(self, state):
-        self.about = state["about"]
+        self.about, self.modes = state["about"], state.get("modes", 0)  # 0 in older files
 
 class Discriminator(nn.Module):
     """Images (N, C, H, W) in [-1, 1], with classes labels (N,) too -> logits (N,); their sigmoid is
     the probability of real. Linear, LeakyReLU and Dropout; Goodfellow et al. 2014 had maxout.
     Black enters as 0: so D does not have to unlearn first what all images have in common."""
-
     def __init__(self, hidden=D_HIDDEN, dropout=DROPOUT, image_shape=(1, 28, 28), classes=0,
                  spectral=False):
         super().__init__()
@@ -337,7 +343,7 @@ class GAN:
         self.device, self.precision = choose_device(c.device, c.precision)
         self.epoch, self.steps, self.history = 0, 0, []
         shape = image_shape, classes if c.conditional else 0
-        self.G = Generator(c.latent_dim, c.g_hidden, *shape).to(self.device)
+        self.G = Generator(c.latent_dim, c.g_hidden, *shape, c.modes).to(self.device)
         self.D = Discriminator(c.d_hidden, c.dropout, *shape, c.spectral_norm).to(self.device)
         self.G_ema = copy.deepcopy(self.G).eval()
         adam = {"betas": (c.beta1, c.beta2), "fused": True}
@@ -485,7 +491,7 @@ def resume(gan, folder):
     try:
         was, now = ({**each["config"], "data": each["data"]} for each in (state, gan.state_dict()))
         for name in [name for name in now if now[name] != was.get(name, now[name])]:
-            if name in "latent_dim g_hidden d_hidden spectral_norm conditional data".split():
+            if name in "latent_dim modes g_hidden d_hidden spectral_norm conditional data".split():
                 raise ValueError(f"{path} was trained with {name.upper()} {was[name]}, now it "
                                  f"is {now[name]}: set it as it was, or start anew by --overwrite")
             if name not in ("epochs", "resume", "overwrite"):
@@ -542,7 +548,6 @@ def train_gan(**settings):
     def draw_grid():
         grid = gan.G_ema.sample(c.num_samples, c.seed)
         save_grid(samples / f"epoch_{gan.epoch:04d}.png", grid, gan.G.classes)
-
     print(f"Training on {data}; {gan.device.type}, {gan.precision}{', with shifts' * shift}"
           f"{', without metrics, which need labels' * (c.metrics_every > 0 and not judge)}")
     try:
@@ -641,7 +646,6 @@ def save_curves(path, history, loss="bce"):
 class Judge(nn.Module):
     """Images (N, C, H, W) in [-1, 1], seen at 28 x 28 -> the layer before the last, (N, 64), and
     logits (N, classes). `notes`: what else its file tells, such as statistics of real images."""
-
     def __init__(self, classes=10, channels=1):
         super().__init__()
         layers = []
@@ -736,11 +740,8 @@ def statistics(features):
 
 def frechet_distance(mean_a, cov_a, mean_b, cov_b):
     """|mean_a - mean_b|² + tr(A + B - 2 (A B)^(1/2)) of two Gaussians; 0 where they are the same.
-    With S = A^(1/2), tr (A B)^(1/2) is the sum of the roots of the eigenvalues of S B S. Heusel et
-    al. 2017, arXiv 1706.08500; but not of Inception's features, so not to be compared with FID."""
-    values, vectors = torch.linalg.eigh(cov_a)
-    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    cross = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
+    Heusel et al. 2017, arXiv 1706.08500; not of Inception's features, so it is no FID."""
+    cross = torch.linalg.eigvals(cov_a @ cov_b).real.clamp(min=0).sqrt().sum()  # trace of the root
     return ((mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross).item()
 
 def inception_score(probabilities):
@@ -804,14 +805,15 @@ def generate(model_path="", num_samples=NUM_SAMPLES, seed=SEED, digit=-1, separa
     if digit >= G.classes:
         raise ValueError(f"--digit is {digit}: {model_path} knows {G.classes} classes; a generator "
                          "learns them by CONDITIONAL = True")
-    labels = torch.arange(num_samples) % max(1, G.classes)
+    labels = torch.arange(num_samples + 1) % max(1, G.classes)
     labels = labels if digit < 0 else torch.full_like(labels, digit)
-    images = G.sample(num_samples, seed, labels)
+    images = G.sample(num_samples, seed, labels[:-1])
     if interpolate:  # of independent a, b ~ N(0, 1), cos(t) a + sin(t) b is N(0, 1) for every t
-        z = sample_z(num_samples + 1, G.latent_dim, seed)
-        t = torch.linspace(0, math.pi / 2, 10).unsqueeze(1)
-        images = torch.cat([G(t.cos() * a + t.sin() * b, label.expand(10))
-                            for a, b, label in zip(z[:-1], z[1:], labels, strict=True)])
+        codes = G.code(sample_z(num_samples + 1, G.latent_dim, seed), labels)
+        t, place = torch.linspace(0, math.pi / 2, 10).unsqueeze(1), torch.arange(codes.shape[1])
+        power = 1 + ((place < G.modes) | (place >= G.latent_dim)).int()  # so that shares add to 1
+        images = torch.cat([G.layers(t.cos()**power * a + t.sin()**power * b)
+                            for a, b in pairwise(codes)]).view(-1, *G.image_shape)
         path = path.with_name(path.name.replace("generated", "interpolation"))
     save_grid(path, images, 10 if interpolate else G.classes * (digit < 0))
     print(f"Wrote {path}, drawn by {model_path} ({G.about})")
@@ -826,9 +828,8 @@ def generate(model_path="", num_samples=NUM_SAMPLES, seed=SEED, digit=-1, separa
 
 def evaluate(model_path="", num_samples=10_000, seed=SEED, parzen=False, data_dir=DATA_DIR,
              checkpoint_dir=CHECKPOINT_DIR):
-    """Measure a generator -> {"generated": figures, "real": those of test images or, if none, of
-    half of the training images}, also as a table and as a JSON file beside the model. Raises what
-    `generate` raises, and ValueError for less than 1,000 samples."""
+    """Measure a generator -> {"generated": figures, "real": those of test images, or else of half
+    of the training images}, as a table and as a JSON file too. Raises what `generate` raises."""
     G, model_path = find_generator(model_path, checkpoint_dir)
     if not isinstance(G.about, dict) or not isinstance(G.about.get("data"), str):
         raise ValueError(f"{model_path} does not say which data set it was trained on")
@@ -876,8 +877,8 @@ def evaluate(model_path="", num_samples=10_000, seed=SEED, parzen=False, data_di
     print(*(f"{key}: {value}" for key, value in about.items()), sep=", ")
     for key, value in figures["generated"].items():
         print(f"{key:48}{value:12.4f}{figures['real'][key]:12.4f}")
-    text = json.dumps({"about": about, **figures}, indent=1)
-    save_whole(model_path.with_suffix(".json"), lambda file: file.write(text.encode()))
+    text = json.dumps({"about": about, **figures}, indent=1).encode()
+    save_whole(model_path.with_suffix(".json"), lambda file: file.write(text))
     return figures
 
 def demo(model_path="", samples_dir=SAMPLES_DIR, checkpoint_dir=CHECKPOINT_DIR):
@@ -891,12 +892,11 @@ def demo(model_path="", samples_dir=SAMPLES_DIR, checkpoint_dir=CHECKPOINT_DIR):
     layers = [*(nn.utils.fuse_linear_bn_eval(*pair) for pair in pairs), G.layers[-2]]
     weights = [tensor.flatten() for layer in layers for tensor in (layer.weight.T, layer.bias)]
     model = {"name": model_path.name, "about": str(G.about), "latent_dim": G.latent_dim,
-             "classes": G.classes, "image_shape": G.image_shape,
+             "classes": G.classes, "modes": G.modes, "image_shape": G.image_shape,
              "widths": [layer.out_features for layer in layers],
              "weights": base64.b64encode(torch.cat(weights).detach().half().numpy()).decode()}
     text = json.dumps(model).replace("<", "\\u003c").encode()
-    page = template.read_bytes().replace(b"/*MODEL*/null", text)
-    save_whole(path, lambda file: file.write(page))
+    save_whole(path, lambda file: file.write(template.read_bytes().replace(b"/*MODEL*/null", text)))
     print(f"Wrote {path}: open it in a browser")
 
 COMMANDS = {"train": train_gan, "generate": generate, "evaluate": evaluate, "judge": train_judge,
@@ -918,7 +918,7 @@ RULES = {"augment": ["none", "shift", "auto"], "device": ["auto", "cuda", "mps",
 for rule, names in {(0, 128): "image_size", (2, 65536): "batch_size", (-1, 65536): "digit",
         bool: "conditional spectral_norm resume overwrite separate interpolate show parzen",
         str: "dataset data_dir samples_dir checkpoint_dir model_path", (1, 10**4): "num_samples",
-        (0, 2**31): "seed lr_decay_start lr_decay_end keep_checkpoints metrics_every",
+        (0, 2**31): "modes seed lr_decay_start lr_decay_end keep_checkpoints metrics_every",
         (1, 65536): "latent_dim g_hidden d_hidden", (1, 10**6): "epochs save_every d_steps",
         (0.0, 0.999999): "dropout beta1 beta2 ema_decay", (0.0, 1e6): "gradient_penalty grad_clip",
         (0.0, 0.5): "label_smoothing", (0.0, 10.0): "learning_rate_g learning_rate_d"}.items():

@@ -81,7 +81,9 @@ CORNERS = [f".corner:nth-of-type({number}) canvas" for number in (1, 2, 3, 4)]
 
 @needs_browser
 @pytest.mark.parametrize(
-    "shape", [{}, {"latent_dim": 7, "hidden": (30,)}, {"classes": 10}], ids=["default", "tiny", "c"]
+    "shape",
+    [{}, {"latent_dim": 7, "hidden": (30,)}, {"classes": 10}, {"modes": 0}],
+    ids=["default", "tiny", "conditional", "no modes"],
 )
 def test_pixels_equal_those_of_pytorch_within_2_grey_levels(show, shape):
     G, page = show(**shape)
@@ -203,7 +205,7 @@ def test_the_digit_buttons_of_a_conditional_generator_ask_for_that_digit(show):
 
 @needs_browser
 def test_between_corners_of_a_conditional_generator_labels_are_mixed_like_the_points(show):
-    G, page = show(classes=10, latent_dim=9, hidden=(30,))
+    G, page = show(classes=10, latent_dim=9, hidden=(30,), modes=0)
     page.fill("#x", "0.5")
     page.fill("#y", "0")
     z = torch.tensor(page.evaluate("[0, 1].map(i => Array.from(noise(0, i)))"))  # a 0 and a 1
@@ -212,6 +214,20 @@ def test_between_corners_of_a_conditional_generator_labels_are_mixed_like_the_po
     with torch.no_grad():
         middle = G.layers(torch.cat([z.sum(0, keepdim=True) / 2**0.5, told], 1))
     expected = gan_mnist.to_uint8(middle).view(28, 28).int()
+    assert (pixels(page, "#picture") - expected).abs().max() <= 2
+
+
+@needs_browser
+def test_between_corners_the_modes_are_mixed_by_their_shares(show):
+    G, page = show(latent_dim=9, hidden=(30,), modes=4)
+    page.fill("#x", "0.25")
+    page.fill("#y", "0")
+    z = torch.tensor(page.evaluate("[0, 1].map(i => Array.from(noise(0, i)))"))
+    shares = torch.tensor([[0.75], [0.25]])
+    middle = (z * shares).sum(0, keepdim=True) / 0.625**0.5
+    middle[:, :4] = (G.code(z)[:, :4] * shares).sum(0)
+    with torch.no_grad():
+        expected = gan_mnist.to_uint8(G.layers(middle)).view(28, 28).int()
     assert (pixels(page, "#picture") - expected).abs().max() <= 2
 
 

@@ -77,6 +77,38 @@ def test_labels_enter_as_one_hot_and_change_what_is_drawn_and_what_is_real():
         assert torch.equal(G.sample(12, 5), G.sample(12, 5, labels=torch.arange(12) % 10))
 
 
+def test_modes_are_a_one_hot_choice_by_the_largest_of_the_first_numbers_and_the_rest_stays():
+    G, z = Generator(latent_dim=12, modes=4), torch.randn(2000, 12)
+    code = G.code(z)
+    assert torch.equal(code[:, 4:], z[:, 4:])
+    for row, point in zip(code[:50, :4].tolist(), z[:50, :4].tolist(), strict=True):
+        assert row == [2.0 if number == max(point) else 0.0 for number in point]
+    assert (code[:, :4].sum(0) / 2 - 500).abs().max() < 100  # all are chosen equally often
+    assert torch.equal(Generator(latent_dim=12, modes=0).code(z), z)
+    assert Generator(latent_dim=3, modes=10).code(z[:, :3]).shape == (2000, 3)
+
+
+def test_within_a_mode_only_the_choice_matters_of_the_numbers_that_choose():
+    G, z = Generator(latent_dim=12, modes=4).eval(), torch.randn(64, 12)
+    other = z.clone()
+    other[:, :4] = 3 * z[:, :4] + 1
+    with torch.no_grad():
+        assert torch.equal(G(z), G(other))
+        other[:, :4] = -z[:, :4]
+        assert not torch.equal(G(z), G(other))
+
+
+def test_a_file_from_before_there_were_modes_draws_without_them():
+    old = Generator(latent_dim=12, modes=0).eval()
+    state = old.state_dict()
+    del state["_extra_state"]["modes"]
+    new = Generator(latent_dim=12).eval()
+    new.load_state_dict(state)
+    z = torch.randn(5, 12)
+    with torch.no_grad():
+        assert torch.equal(new(z), old(z))
+
+
 def test_spectral_norm_brings_the_largest_singular_value_of_every_weight_to_1():
     torch.manual_seed(0)
     D = Discriminator(hidden=(40, 20), image_shape=(1, 8, 8), spectral=True)
