@@ -71,7 +71,7 @@ CONDITIONAL = False  # G and D are told the label, and G draws the digit that it
 EPOCHS = 60  # passes over about 60,000 images
 BATCH_SIZE = 128  # images in a step; classic 64
 LEARNING_RATE_G = 1e-3  # Adam's step size for the generator; classic 2e-4
-LEARNING_RATE_D = 1e-3  # Adam's step size for the discriminator; classic 2e-4
+LEARNING_RATE_D = 5e-4  # Adam's step size for the discriminator; classic 2e-4
 LR_DECAY_START = 12  # after this epoch both rates fall, in a straight line,
 LR_DECAY_END = 60  # to a fiftieth at this one, whatever EPOCHS is; 0 = they never fall
 BETA1 = 0.0  # Adam's momentum; classic 0.5, several times slower here
