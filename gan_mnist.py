@@ -209,13 +209,14 @@ class Generator(nn.Module):
     def __init__(self, latent_dim=LATENT_DIM, hidden=G_HIDDEN, image_shape=(1, 28, 28), classes=0,
                  modes=MODES):
         super().__init__()
+        if modes >= latent_dim:
+            raise ValueError(f"MODES (--modes) is {modes} and LATENT_DIM {latent_dim}: it must be "
+                             "larger, as the other numbers of z make the samples of a mode differ")
         self.latent_dim, self.hidden, self.image_shape = latent_dim, [*hidden], [*image_shape]
-        self.classes, self.modes = classes, min(modes, latent_dim)
-        self.about, layers = {}, []
+        self.classes, self.modes, self.about, layers = classes, modes, {}, []
         for n_in, n_out in pairwise([latent_dim + classes, *hidden]):
             layers += [nn.Linear(n_in, n_out), nn.BatchNorm1d(n_out), nn.ReLU(inplace=True)]
-        layers += [nn.Linear(hidden[-1], math.prod(image_shape)), nn.Tanh()]
-        self.layers = nn.Sequential(*layers)
+        self.layers = nn.Sequential(*layers, nn.Linear(n_out, math.prod(image_shape)), nn.Tanh())
 
     def code(self, z, labels=None):
         """-> what the layers see, (N, latent_dim + classes). z's first places become a one-hot
@@ -422,8 +423,7 @@ class GAN:
             getattr(self, name).load_state_dict(state[name])
         for optimizer in (self.optimizer_g, self.optimizer_d):  # which does not compare shapes
             for weight in optimizer.param_groups[0]["params"]:
-                for moment in ("exp_avg", "exp_avg_sq"):
-                    optimizer.state[weight][moment].view_as(weight)
+                [optimizer.state[weight][key].view_as(weight) for key in ("exp_avg", "exp_avg_sq")]
 
 def save_whole(path, write):
     """Let write(file) fill a file beside `path`, then move it there: `path` is never half written.

@@ -28,9 +28,9 @@ import gan_mnist
 
 RECIPES = {
     "defaults": [],
-    "classic": """--modes 0 --d_hidden 512 256 --dropout 0.3 --learning_rate_g 2e-4 --learning_rate_d 2e-4
-        --beta1 0.5 --batch_size 64 --lr_decay_end 0 --gradient_penalty 0 --ema_decay 0
-        --epochs 40""".split(),
+    "classic": """--modes 0 --d_hidden 512 256 --dropout 0.3 --learning_rate_g 2e-4
+        --learning_rate_d 2e-4 --beta1 0.5 --batch_size 64 --lr_decay_end 0 --gradient_penalty 0
+        --ema_decay 0 --epochs 40""".split(),
     "bundle": ["--dataset", "mnist_5k"],
     "long": ["--epochs", "150", "--lr_decay_end", "190"],
 }

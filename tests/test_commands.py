@@ -356,6 +356,7 @@ def test_the_notebook_cells_of_the_readme_run_one_after_the_other_as_they_stand(
         exec(cell, names)
     assert (names["axes"].flat[9].images[0].get_array() == names["images"][9, 0].numpy()).all()
     assert names["walk"].shape == (8, 1, 28, 28)
+    assert [len(row) for row in names["rows"]] == [8] * 10
     assert names["sevens"].shape == (10, 1, 28, 28)
     assert names["generator"].classes == 10
 

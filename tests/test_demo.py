@@ -82,7 +82,7 @@ CORNERS = [f".corner:nth-of-type({number}) canvas" for number in (1, 2, 3, 4)]
 @needs_browser
 @pytest.mark.parametrize(
     "shape",
-    [{}, {"latent_dim": 7, "hidden": (30,)}, {"classes": 10}, {"modes": 0}],
+    [{}, {"latent_dim": 7, "hidden": (30,), "modes": 2}, {"classes": 10}, {"modes": 0}],
     ids=["default", "tiny", "conditional", "no modes"],
 )
 def test_pixels_equal_those_of_pytorch_within_2_grey_levels(show, shape):
@@ -120,7 +120,7 @@ def test_the_noise_of_the_page_is_normal(show):
 
 @needs_browser
 def test_a_link_shows_the_same_samples_again_and_another_seed_others(show):
-    _, page = show("#seed=7&truncation=0.5", latent_dim=9, hidden=(30,))
+    _, page = show("#seed=7&truncation=0.5", latent_dim=9, hidden=(30,), modes=3)
     assert page.input_value("#seed") == "7"
     assert page.text_content("#truncation-value") == "0.50"
     first = pixels(page, SAMPLE.format(5))
@@ -138,7 +138,7 @@ def test_a_link_shows_the_same_samples_again_and_another_seed_others(show):
 
 @needs_browser
 def test_no_truncation_left_draws_the_same_mean_picture_everywhere(show):
-    _, page = show("#truncation=0", latent_dim=9, hidden=(30,))
+    _, page = show("#truncation=0", latent_dim=9, hidden=(30,), modes=3)
     assert torch.equal(pixels(page, SAMPLE.format(1)), pixels(page, SAMPLE.format(64)))
 
 
@@ -147,14 +147,14 @@ def test_no_truncation_left_draws_the_same_mean_picture_everywhere(show):
     "address", ["#seed=-1", "#seed=x&truncation=9&digit=99", "#%", "#seed=1e99"]
 )
 def test_a_senseless_address_falls_back_to_the_defaults(show, address):
-    _, page = show(address, latent_dim=9, hidden=(30,))
+    _, page = show(address, latent_dim=9, hidden=(30,), modes=3)
     assert page.input_value("#seed") == "0"
     assert page.text_content("#truncation-value") == "1.00"
 
 
 @needs_browser
 def test_samples_are_put_into_corners_by_mouse_and_keyboard_and_the_corners_are_reached(show):
-    _, page = show(latent_dim=9, hidden=(30,))
+    _, page = show(latent_dim=9, hidden=(30,), modes=3)
     page.click("#grid button:nth-child(20)")
     start = pixels(page, SAMPLE.format(20))
     assert torch.equal(pixels(page, ".corner[aria-label^='Top left'] canvas"), start)
@@ -179,7 +179,7 @@ def test_samples_are_put_into_corners_by_mouse_and_keyboard_and_the_corners_are_
 
 @needs_browser
 def test_the_walk_moves_until_it_is_stopped(show):
-    _, page = show(latent_dim=9, hidden=(30,))
+    _, page = show(latent_dim=9, hidden=(30,), modes=3)
     before = pixels(page, "#picture")
     page.click("#walk")
     assert page.get_attribute("#walk", "aria-pressed") == "true"
@@ -193,7 +193,7 @@ def test_the_walk_moves_until_it_is_stopped(show):
 
 @needs_browser
 def test_the_digit_buttons_of_a_conditional_generator_ask_for_that_digit(show):
-    _, page = show(classes=10, latent_dim=9, hidden=(30,))
+    _, page = show(classes=10, latent_dim=9, hidden=(30,), modes=3)
     assert page.locator("#digits button").count() == 11
     page.click("#digits button:text-is('7')")
     assert "digit=7" in page.url
@@ -233,13 +233,13 @@ def test_between_corners_the_modes_are_mixed_by_their_shares(show):
 
 @needs_browser
 def test_without_classes_there_are_no_digit_buttons(show):
-    _, page = show(latent_dim=9, hidden=(30,))
+    _, page = show(latent_dim=9, hidden=(30,), modes=3)
     assert not page.is_visible("#digits")
 
 
 @needs_browser
 def test_pictures_are_saved_as_png(show, tmp_path):
-    _, page = show(latent_dim=9, hidden=(30,))
+    _, page = show(latent_dim=9, hidden=(30,), modes=3)
     for button, size in (("#save-grid", (224, 224)), ("#save-morph", (28, 28))):
         with page.expect_download() as download:
             page.click(button)
@@ -251,7 +251,7 @@ def test_pictures_are_saved_as_png(show, tmp_path):
 
 @needs_browser
 def test_every_control_has_a_name_and_a_phone_needs_no_sideways_scrolling(show):
-    _, page = show(classes=10, latent_dim=9, hidden=(30,))
+    _, page = show(classes=10, latent_dim=9, hidden=(30,), modes=3)
     nameless = page.evaluate("""[...document.querySelectorAll("button, input")].filter(element =>
         !(element.ariaLabel || element.textContent.trim() || element.labels?.length)).length""")
     assert nameless == 0

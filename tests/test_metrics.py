@@ -493,7 +493,7 @@ def test_6_epochs_on_the_bundle_teach_a_conditional_generator_the_digit_that_is_
     "about", [{}, None, {"data": 5}, {"data": "holidays, 7 images, checksum 0"}]
 )
 def test_a_generator_whose_data_set_is_not_said_or_not_there_is_refused(folder, capsys, about):
-    G = gan_mnist.Generator(4, (4,))
+    G = gan_mnist.Generator(4, (4,), modes=2)
     G.about = about
     torch.save(G.state_dict(), "strange.pth")
     code, line = fails(capsys, "evaluate", "--model_path", "strange.pth")

@@ -55,7 +55,7 @@ def test_black_reaches_the_first_layer_of_d_as_zero():
 
 
 def test_other_sizes_follow_from_the_arguments():
-    G = Generator(latent_dim=7, hidden=(5,), image_shape=(3, 8, 6))
+    G = Generator(latent_dim=7, modes=3, hidden=(5,), image_shape=(3, 8, 6))
     images = G(torch.randn(4, 7))
     assert images.shape == (4, 3, 8, 6)
     assert Discriminator(hidden=(5, 4, 3), image_shape=(3, 8, 6))(images).shape == (4,)
@@ -63,8 +63,8 @@ def test_other_sizes_follow_from_the_arguments():
 
 def test_labels_enter_as_one_hot_and_change_what_is_drawn_and_what_is_real():
     torch.manual_seed(0)
-    G, D = Generator(latent_dim=7, classes=10).eval(), Discriminator(classes=10)
-    assert count(G) - count(Generator(latent_dim=7)) == 10 * 256
+    G, D = Generator(latent_dim=7, modes=3, classes=10).eval(), Discriminator(classes=10)
+    assert count(G) - count(Generator(latent_dim=7, modes=3)) == 10 * 256
     assert count(D) - count(Discriminator()) == 10 * 512
     z, labels = torch.randn(4, 7), torch.tensor([3, 3, 0, 9])
     with torch.no_grad():
@@ -85,7 +85,12 @@ def test_modes_are_a_one_hot_choice_by_the_largest_of_the_first_numbers_and_the_
         assert row == [2.0 if number == max(point) else 0.0 for number in point]
     assert (code[:, :4].sum(0) / 2 - 500).abs().max() < 100  # all are chosen equally often
     assert torch.equal(Generator(latent_dim=12, modes=0).code(z), z)
-    assert Generator(latent_dim=3, modes=10).code(z[:, :3]).shape == (2000, 3)
+
+
+def test_modes_that_leave_nothing_of_z_are_refused_by_their_name():
+    with pytest.raises(ValueError, match=r"MODES \(--modes\) is 10 and LATENT_DIM 10"):
+        Generator(latent_dim=10)
+    assert Generator(latent_dim=2, modes=0)(torch.randn(3, 2)).shape == (3, 1, 28, 28)
 
 
 def test_within_a_mode_only_the_choice_matters_of_the_numbers_that_choose():

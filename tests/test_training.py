@@ -409,7 +409,13 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(train, folder, capsys):
 
 @pytest.mark.parametrize(
     "change",
-    [{"g_hidden": (16, 16)}, {"d_hidden": (8,)}, {"latent_dim": 9}, {"spectral_norm": True}],
+    [
+        {"g_hidden": (16, 16)},
+        {"d_hidden": (8,)},
+        {"latent_dim": 9},
+        {"modes": 0},
+        {"spectral_norm": True},
+    ],
 )
 def test_resume_with_another_network_is_refused_by_the_name_of_the_constant(train, change):
     train(epochs=1)
