@@ -210,8 +210,7 @@ class Generator(nn.Module):
                  modes=MODES):
         super().__init__()
         if modes >= latent_dim:
-            raise ValueError(f"MODES (--modes) is {modes} and LATENT_DIM {latent_dim}: it must be "
-                             "larger, as the other numbers of z make the samples of a mode differ")
+            raise ValueError(f"MODES (--modes) is {modes}: must be below LATENT_DIM, {latent_dim}")
         self.latent_dim, self.hidden, self.image_shape = latent_dim, [*hidden], [*image_shape]
         self.classes, self.modes, self.about, layers = classes, modes, {}, []
         for n_in, n_out in pairwise([latent_dim + classes, *hidden]):
@@ -337,7 +336,6 @@ def update_ema(G_ema, G, decay):
 class GAN:
     """All that a run has earned: networks, averaged G, optimizers, epoch and history."""
     PARTS = ("G", "D", "G_ema", "optimizer_g", "optimizer_d")
-
     def __init__(self, config, image_shape, shift, classes=0):
         c, self.config, self.shift = config, config, shift
         torch.manual_seed(c.seed)
@@ -741,7 +739,9 @@ def statistics(features):
 def frechet_distance(mean_a, cov_a, mean_b, cov_b):
     """|mean_a - mean_b|² + tr(A + B - 2 (A B)^(1/2)) of two Gaussians; 0 where they are the same.
     Heusel et al. 2017, arXiv 1706.08500; not of Inception's features, so it is no FID."""
-    cross = torch.linalg.eigvals(cov_a @ cov_b).real.clamp(min=0).sqrt().sum()  # trace of the root
+    values, vectors = torch.linalg.eigh(cov_a)
+    half = vectors * values.clamp(min=0).sqrt()  # A = half half^T; half^T B half has A B's values
+    cross = torch.linalg.eigvalsh(half.T @ cov_b @ half).clamp(min=0).sqrt().sum()
     return ((mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross).item()
 
 def inception_score(probabilities):
