@@ -153,7 +153,7 @@ def load_torchvision(name, data_dir, train):
             kind(root, download=True)
         except Exception as error:
             raise FileNotFoundError(f"{name} cannot be downloaded ({' '.join(str(error).split())})"
-                                    f": put its files into {root}, as torchvision has them") from error
+                                    f": put its files into {root}, as torchvision does") from error
         return load_torchvision(name, data_dir, train)
     return images.view(len(images), *images.shape[1:3], -1).permute(0, 3, 1, 2).contiguous(), labels
 

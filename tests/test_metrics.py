@@ -400,7 +400,7 @@ def other_test_images(folder):
 
 @pytest.fixture
 def evaluated(train, folder, capsys, other_test_images):
-    train(epochs=1)
+    train(epochs=1, modes=0)
     capsys.readouterr()
     figures = gan_mnist.evaluate(num_samples=1000, data_dir="digits", parzen=True)
     return figures, capsys.readouterr().out
@@ -422,7 +422,7 @@ def draws(train, folder, monkeypatch):
 
     def run(images, data="mnist", **flags):
         Copier.images = images
-        G = Copier(4, (4,))
+        G = Copier(4, (4,), modes=0)
         G.about = {"data": f"{data}, some images", "epochs": 1, "fd": None}
         monkeypatch.setattr(gan_mnist, "load_generator", lambda path: G)
         return gan_mnist.evaluate(num_samples=1000, data_dir="digits", **flags)
