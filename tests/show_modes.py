@@ -21,6 +21,8 @@ def main():
     options = parser.parse_args()
     for path in options.model_path:
         G = gan_mnist.load_generator(path)
+        if not G.modes:
+            parser.error(f"{path} has no modes")
         z = gan_mnist.sample_z(10_000, G.latent_dim, seed=0)
         modes = G.code(z)[:, : G.modes].argmax(1)
         images = G.sample(10_000, seed=0)
