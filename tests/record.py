@@ -30,7 +30,7 @@ RECIPES = {
     "defaults": [],
     "classic": """--modes 0 --d_hidden 512 256 --dropout 0.3 --learning_rate_g 2e-4
         --learning_rate_d 2e-4 --beta1 0.5 --batch_size 64 --lr_decay_end 0 --gradient_penalty 0
-        --ema_decay 0 --epochs 40""".split(),
+        --ema_decay 0 --epochs 80""".split(),
     "bundle": ["--dataset", "mnist_5k"],
     "long": ["--epochs", "150", "--lr_decay_end", "190"],
 }
