@@ -56,7 +56,7 @@ from tqdm import tqdm
 DATASET = "mnist"  # mnist | mnist_5k (bundled) | fashion_mnist | kmnist | cifar10 | a folder
 DATA_DIR = "data"  # folder of the data sets, in torchvision's layout; a missing one is downloaded
 IMAGE_SIZE = 0  # side in pixels to which images are resized; 0 = as they are (folders: 64)
-AUGMENT = "auto"  # none | shift (real and fake, up to 2 pixels) | auto (shift where data are few)
+AUGMENT = "auto"  # none | shift (by up to 1 pixel, from epoch 7 on) | auto (shift if data are few)
 
 # networks
 LATENT_DIM = 100  # length of the noise vector z
@@ -189,7 +189,7 @@ def to_uint8(images):
     """Float images in [-1, 1] -> uint8 images, the inverse of to_float."""
     return images.add(1).mul(127.5).round().clamp(0, 255).byte()
 
-def random_shift(images, pixels=2):
+def random_shift(images, pixels=1):
     """Images (N, C, H, W) in [-1, 1] -> each moved by up to `pixels` both ways: real and fake, so
     that D cannot learn few images by heart. Zhao et al. 2020, DiffAugment, arXiv 2006.10738."""
     n, c, h, w = images.shape
@@ -353,7 +353,7 @@ class GAN:
         """Real images (D_STEPS * N, C, H, W) in [-1, 1] with their labels, which fakes get too
         -> tensor: d_loss, g_loss, D's accuracy (0 to 1)."""
         c = self.config
-        augment = random_shift if self.shift else nn.Identity()
+        augment = random_shift if self.shift and self.epoch > 6 else nn.Identity()
         bf16 = torch.autocast(self.device.type, torch.bfloat16, self.precision == torch.bfloat16)
         for images, classes in zip(real.chunk(c.d_steps), labels.chunk(c.d_steps), strict=True):
             z = torch.randn(len(images), c.latent_dim, device=self.device)
@@ -675,7 +675,7 @@ class Judge(nn.Module):
                 "covered": f"{len(share) - len(missing)} of {len(share)}",
                 "missing": " ".join(map(str, missing))}
 
-def fit_judge(images, labels, epochs, seed=0, augment=random_shift):
+def fit_judge(images, labels, epochs, seed=0, augment=lambda images: random_shift(images, 2)):
     """Images (N, C, H, W) uint8, labels (N,) -> a Judge that has learned the labels."""
     torch.manual_seed(seed)
     judge, loader = Judge(int(labels.max()) + 1, images.shape[1]), make_loader(images, labels, 128)

@@ -259,22 +259,23 @@ def test_all_256_grey_levels_survive_the_way_to_float_and_back():
     assert gan_mnist.to_uint8(torch.tensor([-3.0, 3.0])).tolist() == [0, 255]
 
 
-def test_random_shift_is_one_of_25_shifts_of_each_image_by_itself(digits):
+@pytest.mark.parametrize("pixels", [1, 2])
+def test_random_shift_moves_each_image_by_itself_in_all_ways(digits, pixels):
     torch.manual_seed(0)
     images = gan_mnist.to_float(digits[0][:200].unsqueeze(1))
     images[:, :, :2], images[:, :, -2:], images[..., :2], images[..., -2:] = -1, -1, -1, -1
     images.requires_grad_(True)
-    shifted = gan_mnist.random_shift(images)
+    shifted = gan_mnist.random_shift(images, pixels)
     seen = set()
     for image, result in zip(images, shifted, strict=True):
         matches = [
             (dy, dx)
-            for dy in range(-2, 3)
-            for dx in range(-2, 3)
+            for dy in range(-pixels, pixels + 1)
+            for dx in range(-pixels, pixels + 1)
             if torch.equal(torch.roll(image, (dy, dx), (1, 2)), result)
         ]
         assert matches
         seen.update(matches)
-    assert len(seen) == 25
+    assert len(seen) == (2 * pixels + 1) ** 2
     shifted.sum().backward()
     assert (images.grad[..., 4:-4, 4:-4] == 1).all()  # no shift moves the middle out of the picture
