@@ -92,7 +92,7 @@ OVERWRITE = False  # delete the earlier run in these folders and start anew
 SAMPLES_DIR = "generated_samples"  # folder of the pictures
 CHECKPOINT_DIR = "checkpoints"  # folder of the checkpoints and the final generator
 SAVE_EVERY = 1  # epochs from one checkpoint to the next; the last epoch always gets one
-KEEP_CHECKPOINTS = 3  # newest checkpoints to keep, about 40 MB each; 0 = all
+KEEP_CHECKPOINTS = 3  # newest checkpoints to keep, about 30 MB each; 0 = all
 NUM_SAMPLES = 64  # digits in a grid
 METRICS_EVERY = 2  # epochs from one reading of the quality to the next; 0 = never
 
@@ -305,10 +305,9 @@ def gradient_penalty(logits, images, norm=0):
 def choose_device(name, precision):
     """DEVICE and PRECISION -> torch.device, torch.float32 or torch.bfloat16, which is slow where it
     is emulated. Raises ValueError if this machine has no such device."""
-    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(),
-            "cpu": True}
-    name = max(here, key=here.get) if name == "auto" else name  # the first that is here
-    if not here[name]:
+    has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    name = max(has, key=has.get) if name == "auto" else name  # the first that is there
+    if not has[name]:
         raise ValueError(f"DEVICE is {name}, which PyTorch does not find here: use auto or cpu")
     features = getattr(torch.cpu, "get_capabilities", dict)()  # older PyTorch does not know
     fast = (features.get("avx512_bf16") or features.get("amx_bf16")) if name == "cpu" else (
@@ -433,8 +432,8 @@ def save_whole(path, write):
         beside.write_bytes(buffer.getbuffer())
         os.replace(beside, path)
     except OSError as error:
-        raise OSError(f"cannot write {path} ({error.strerror}): make room or mend the folder; all "
-                      "that was saved before is whole, --resume goes on from it") from error
+        raise OSError(f"cannot write {path} ({error.strerror}): make room, mend the folder or "
+                      "close it; all saved before is whole, --resume goes on from it") from error
     finally:
         with contextlib.suppress(OSError):
             beside.unlink()
@@ -541,12 +540,13 @@ def train_gan(**settings):
     if not (c.resume and resume(gan, checkpoints)):
         clear_folders(c, samples, checkpoints)
     def save_generator(name):
-        save_whole(checkpoints / name, lambda file: torch.save(gan.G_ema.state_dict(), file))
+        state = copy.deepcopy(gan.G_ema).cpu().state_dict()  # which any machine can load
+        save_whole(checkpoints / name, lambda file: torch.save(state, file))
         (checkpoints / name).with_suffix(".json").unlink(missing_ok=True)  # figures of another one
     def draw_grid():
         grid = gan.G_ema.sample(c.num_samples, c.seed)
         save_grid(samples / f"epoch_{gan.epoch:04d}.png", grid, gan.G.classes)
-    print(f"Training on {data}; {gan.device.type}, {gan.precision}{', with shifts' * shift}"
+    print(f"Training on {data}; {gan.device.type}, {gan.precision}{', shifts from epoch 7' * shift}"
           f"{', without metrics, which need labels' * (c.metrics_every > 0 and not judge)}")
     try:
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(c.seed))
@@ -844,7 +844,7 @@ def evaluate(model_path="", num_samples=10_000, seed=SEED, parzen=False, data_di
     reference, validation = train.tensor_split([len(train) * 9 // 10])
     n = min(num_samples, len(reference), len(test))
     if n < 400:
-        raise ValueError(f"NUM_SAMPLES (--num_samples) and {name} must have 1000 or more images")
+        raise ValueError(f"NUM_SAMPLES (--num_samples) must be 400 or more, images in {name} 1000")
     reference, generated = reference[:n], to_uint8(G.sample(n, seed))
     real_features, figures = judge.look(reference)[0], {}
     for column, images in (("generated", generated), ("real", test[:n])):
@@ -870,7 +870,7 @@ def evaluate(model_path="", num_samples=10_000, seed=SEED, parzen=False, data_di
             samples = (generated if column == "generated" else reference).flatten(1) / 255
             sigmas = torch.logspace(-1, -0.3, 15)
             best = parzen_log_likelihood(samples, validation.flatten(1) / 255, sigmas).argmax()
-            figures[column]["Parzen log-likelihood of test images (nats)"] = parzen_log_likelihood(
+            figures[column]["Parzen log-likelihood (nats)"] = parzen_log_likelihood(
                 samples, test.flatten(1) / 255, sigmas[best:best + 1]).item()
     about = {"model": str(model_path), **G.about, "samples": n, "seed": seed,
              "real": f"{'test' if name in SETS else 'half of the training'} images of {name}"}

@@ -178,8 +178,9 @@ def main():
         f"\nmatrix product: {statistics.median(matrix) / 1e9:.0f} GFLOP/s; "
         f"a step needs {operations_per_image(config) / 1e6:.1f} MFLOP an image"
     )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(f"peak memory of this process, all loops together: {peak / 2**20:.2f} GiB")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS, else KiB
+    peak /= 2**30 if sys.platform == "darwin" else 2**20
+    print(f"peak memory of this process, all loops together: {peak:.2f} GiB")
 
 
 if __name__ == "__main__":

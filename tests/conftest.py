@@ -21,6 +21,7 @@ TINY = {
     "batch_size": 100,
     "num_samples": 9,
     "metrics_every": 0,
+    "device": "cpu",  # where bits can be compared
 }
 TINY_FLAGS = [
     "--g_hidden",
@@ -37,6 +38,8 @@ TINY_FLAGS = [
     "9",
     "--metrics_every",
     "0",
+    "--device",
+    "cpu",
     "--data_dir",
     "digits",
 ]

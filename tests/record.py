@@ -59,7 +59,8 @@ def history(folder):
 
 
 def measure(path, judge, reference, features, seed):
-    """Path of a generator or checkpoint -> figures of 10,000 samples against as many real ones."""
+    """Path of a generator or checkpoint -> figures of 10,000 samples: FD to all training images of
+    MNIST, the others against `reference`, as many of them with their features."""
     fake = gan_mnist.to_uint8(gan_mnist.load_generator(path).sample(len(reference), seed))
     fake_features, p = judge.look(fake)
     precision, recall = gan_mnist.precision_recall(features, fake_features)
@@ -76,10 +77,11 @@ def measure(path, judge, reference, features, seed):
 
 def record(recipe, seed, data_dir, out):
     """Train and measure one run -> what tests/record.json keeps of it."""
+    images, _, name = gan_mnist.load_dataset("mnist", data_dir)  # for the bundle's runs too
+    if name != "mnist":
+        raise SystemExit("the record needs all of MNIST: say by --data_dir where it is")
     folder = train(recipe, seed, data_dir, out)
     judge = gan_mnist.load_judge("mnist", data_dir)
-    name = gan_mnist.load_generator(folder / "generator_final.pth").about["data"]
-    images, _, _ = gan_mnist.load_dataset(name.partition(",")[0], data_dir)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     reference = images[order[:10_000]]
     features, _ = judge.look(reference)
@@ -111,8 +113,11 @@ def print_table(runs):
     print("| recipe | after | epoch | FD | precision | recall | told | classes | seeds |")
     print("|---|---|---|---|---|---|---|---|---|")
     for recipe, seeds in runs.items():
-        for at in next(iter(seeds.values()))["figures"]:
-            rows = [run["figures"][at] for run in seeds.values()]
+        first, *others = [run["figures"] for run in seeds.values()]
+        for at in first:
+            if not all(at in other for other in others):  # not every run took so long
+                continue
+            rows = [figures[at] for figures in (first, *others)]
             cells = [f"{statistics.mean(row['seconds'] for row in rows) / 60:.1f} min"]
             cells += [f"{statistics.mean(row['epoch'] for row in rows):.0f}"]
             for key in ("fd", "precision", "recall", "told"):

@@ -567,7 +567,7 @@ def test_evaluate_finds_real_digits_better_than_those_of_an_untrained_generator(
     assert real["classes covered"] == 10
     assert real["precision"] > generated["precision"]
     assert real["recall"] > generated["recall"]
-    key = "Parzen log-likelihood of test images (nats)"
+    key = "Parzen log-likelihood (nats)"
     assert real[key] > generated[key]
 
 

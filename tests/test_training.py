@@ -192,6 +192,30 @@ def test_shifts_reach_real_and_fake_alike_from_epoch_7_on(digits, monkeypatch):
     assert shifted == [200, 100]  # D sees real and fake, then G's step the same fakes
 
 
+@pytest.mark.parametrize(
+    ("augment", "epoch_images", "shifted"),
+    [
+        ("auto", 1499, False),  # 1,000 images are more than two thirds of that
+        ("auto", 1500, True),
+        ("shift", 1000, True),
+        ("none", 1500, False),
+    ],
+)
+def test_auto_shifts_where_images_are_few(
+    train, capsys, monkeypatch, augment, epoch_images, shifted
+):
+    monkeypatch.setattr(gan_mnist, "EPOCH_IMAGES", epoch_images)
+    shifts, train_epoch = [], gan_mnist.GAN.train_epoch
+    monkeypatch.setattr(
+        gan_mnist.GAN,
+        "train_epoch",
+        lambda gan, loader: shifts.append(gan.shift) or train_epoch(gan, loader),
+    )
+    train(epochs=1, augment=augment)
+    assert shifts == [shifted]
+    assert ("shifts from epoch 7" in capsys.readouterr().out) == shifted
+
+
 def test_bf16_training_stays_close_to_fp32(digits):
     losses = {}
     for precision in ("fp32", "bf16"):
