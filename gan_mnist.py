@@ -190,8 +190,8 @@ def to_uint8(images):
     return images.add(1).mul(127.5).round().clamp(0, 255).byte()
 
 def random_shift(images, pixels=1):
-    """Images (N, C, H, W) in [-1, 1] -> each moved by up to `pixels` both ways: real and fake, so
-    that D cannot learn few images by heart. Zhao et al. 2020, DiffAugment, arXiv 2006.10738."""
+    """Images (N, C, H, W) in [-1, 1] -> each moved by up to `pixels` both ways: real and fake, as
+    D would learn few images by heart, in time. Zhao et al. 2020, DiffAugment, arXiv 2006.10738."""
     n, c, h, w = images.shape
     dy, dx = torch.randint(2 * pixels + 1, (2, n, 1), device=images.device)
     rows, columns = dy + torch.arange(h, device=dy.device), dx + torch.arange(w, device=dx.device)
@@ -433,7 +433,7 @@ def save_whole(path, write):
         os.replace(beside, path)
     except OSError as error:
         raise OSError(f"cannot write {path} ({error.strerror}): make room, mend the folder or "
-                      "close it; all saved before is whole, --resume goes on from it") from error
+                      "close the file; all before is whole, --resume goes on from it") from error
     finally:
         with contextlib.suppress(OSError):
             beside.unlink()
