@@ -687,7 +687,11 @@ def test_a_folder_that_cannot_be_written_to_is_named(folder, capsys, flag):
 
 
 def test_ctrl_c_in_mid_epoch_says_what_is_saved_and_how_to_go_on(folder):
-    process = start(*TINY_FLAGS, "--epochs", "100000", cwd=folder)
+    def heed_ctrl_c():  # which is ignored by all that a shell script starts in the background
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    flags = [*TINY_FLAGS, "--epochs", "100000"]
+    process = start(*flags, cwd=folder, preexec_fn=heed_ctrl_c)
     for line in process.stdout:
         if line.startswith("Epoch [3/"):
             break
