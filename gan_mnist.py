@@ -117,7 +117,8 @@ def load_bundle():
 def load_folder(folder, size):
     """Folder of images of any sizes, in sub-folders for their classes or in none -> images
     (N, C, size, size) uint8, the middles; labels (N,). Raises ValueError if there are none."""
-    paths = sorted(path for path in Path(folder).rglob("[!.]*") if folder and path.is_file())
+    paths = sorted(path for path in Path(folder).rglob("*") if folder and path.is_file()
+                   and "/." not in f"/{path.relative_to(folder).as_posix()}")  # hidden
     images, classes, colours = [], [], 1
     for path in tqdm(paths, f"Reading {folder}", leave=False, disable=None):
         try:
@@ -147,7 +148,7 @@ def load_torchvision(name, data_dir, train):
         if "not found" not in str(error):
             raise ValueError(f"a file of {name} in {root / SETS[name]} is damaged or unreadable "
                              f"({' '.join(str(error).split())}): delete or mend it") from error
-        print(f"{name} is not in {data_dir}: downloading it")
+        print(f"{name} is not whole in {data_dir}: downloading it")
         socket.setdefaulttimeout(7)  # torchvision itself would wait for ever, at each mirror
         try:
             kind(root, download=True)
@@ -219,8 +220,8 @@ class Generator(nn.Module):
 
     def code(self, z, labels=None):
         """-> what the layers see, (N, latent_dim + classes). z's first places become a one-hot
-        choice of a mode: without one G is continuous, and has to draw what lies between two digits.
-        Khayatkhoei et al. 2018, Disconnected Manifold Learning for GANs, arXiv 1806.00880."""
+        choice of a mode (Chen et al. 2016, arXiv 1606.03657): without it G, being continuous, draws
+        what lies between two digits too (Khayatkhoei et al. 2018, arXiv 1806.00880)."""
         if self.modes:
             choice = F.one_hot(z[:, :self.modes].argmax(1), self.modes)
             z = torch.cat([choice * self.modes**0.5, z[:, self.modes:]], 1)
@@ -257,8 +258,7 @@ class Discriminator(nn.Module):
         self.classes, layers = classes, []
         norm = nn.utils.parametrizations.spectral_norm if spectral else nn.Identity()
         for n_in, n_out in pairwise([math.prod(image_shape) + classes, *hidden]):
-            layers += [norm(nn.Linear(n_in, n_out)), nn.LeakyReLU(0.2, inplace=True),
-                       nn.Dropout(dropout)]
+            layers += [norm(nn.Linear(n_in, n_out)), nn.LeakyReLU(0.2), nn.Dropout(dropout)]
         self.layers = nn.Sequential(*layers, norm(nn.Linear(hidden[-1], 1)))
 
     def forward(self, images, labels=None):
@@ -269,7 +269,8 @@ class Discriminator(nn.Module):
 def sample_z(num_samples, latent_dim, seed=None):
     """-> z (num_samples, latent_dim) ~ N(0, 1), from the CPU: a seed is the same on all devices."""
     generator = None if seed is None else torch.Generator().manual_seed(seed)
-    return torch.randn(num_samples, latent_dim, generator=generator)
+    rows = num_samples + -num_samples % 16  # for other counts randn draws the last numbers anew
+    return torch.randn(rows, latent_dim, generator=generator)[:num_samples]
 
 # ── Losses ── Binary cross-entropy: D says what is real, G wants its images to be called so ───────
 
@@ -335,11 +336,10 @@ def update_ema(G_ema, G, decay):
 class GAN:
     """All that a run has earned: networks, averaged G, optimizers, epoch and history."""
     PARTS = ("G", "D", "G_ema", "optimizer_g", "optimizer_d")
-    def __init__(self, config, image_shape, shift, classes=0):
-        c, self.config, self.shift = config, config, shift
-        torch.manual_seed(c.seed)
+    def __init__(self, c, image_shape, shift, classes=0):
+        self.config, self.shift, self.epoch, self.steps, self.history = c, shift, 0, 0, []
         self.device, self.precision = choose_device(c.device, c.precision)
-        self.epoch, self.steps, self.history = 0, 0, []
+        torch.manual_seed(c.seed)
         shape = image_shape, classes if c.conditional else 0
         self.G = Generator(c.latent_dim, c.g_hidden, *shape, c.modes).to(self.device)
         self.D = Discriminator(c.d_hidden, c.dropout, *shape, c.spectral_norm).to(self.device)
@@ -386,7 +386,7 @@ class GAN:
         epoch alone, as if never stopped. Raises FloatingPointError if a loss is not finite."""
         c, self.epoch = self.config, self.epoch + 1
         torch.manual_seed(c.seed * 1_000_003 + self.epoch)
-        epochs = c.lr_decay_start, max(c.lr_decay_start + 1, c.lr_decay_end)
+        epochs = min(c.lr_decay_start, c.lr_decay_end - 1), c.lr_decay_end
         share = float(np.interp(self.epoch, epochs, (1, 0.02))) if c.lr_decay_end else 1.0
         for optimizer, rate in ((self.optimizer_g, c.learning_rate_g),
                                 (self.optimizer_d, c.learning_rate_d)):
@@ -433,7 +433,7 @@ def save_whole(path, write):
         os.replace(beside, path)
     except OSError as error:
         raise OSError(f"cannot write {path} ({error.strerror}): make room, mend the folder or "
-                      "close the file; all before is whole, --resume goes on from it") from error
+                      "close the file; all before is whole; a run goes on by --resume") from error
     finally:
         with contextlib.suppress(OSError):
             beside.unlink()
@@ -460,7 +460,7 @@ def load_generator(path, device="cpu"):
     try:
         G = Generator(**{k: v for k, v in state["_extra_state"].items() if k != "about"})
         G.load_state_dict(state)
-    except (AttributeError, LookupError, TypeError, RuntimeError) as error:
+    except (AttributeError, LookupError, NameError, TypeError, RuntimeError) as error:
         raise ValueError(f"{path} holds no generator of this script") from error
     return G.eval().to(device)
 
@@ -507,14 +507,15 @@ def resume(gan, folder):
 def clear_folders(config, samples, checkpoints):
     """Keep two runs from mixing in a folder: with OVERWRITE delete the earlier, else ValueError.
     A run to be resumed that was stopped before its first checkpoint has drawn SAVE_EVERY grids."""
-    own = [checkpoints / f"generator_{a}.{b}" for a in ("best", "final") for b in ("json", "pth")]
-    kept = [*numbered(checkpoints, ".pth"), *filter(Path.is_file, own[3 * config.resume:])]
-    kept = numbered(samples, ".png")[config.save_every * config.resume:] + kept
+    own = [checkpoints / f"generator_{name}.pth" for name in ("best", "final")[config.resume:]]
+    kept = [*numbered(samples, ".png")[config.save_every * config.resume:],
+            *numbered(checkpoints, ".pth"), *filter(Path.is_file, own)]
     if kept and not config.overwrite:
         raise ValueError(f"{kept[-1]} is there from an earlier run: go on by --resume, delete that "
                          "run by --overwrite, or set another SAMPLES_DIR and CHECKPOINT_DIR")
     for path in kept:
         path.unlink()
+        path.with_suffix(".json").unlink(missing_ok=True)  # its figures
 
 def train_gan(**settings):
     """Train -> the averaged Generator, in eval mode, and the history, a list of one dict an epoch.
@@ -528,7 +529,7 @@ def train_gan(**settings):
         raise ValueError(f"BATCH_SIZE is {c.batch_size}, D_STEPS {c.d_steps}: more than an epoch")
     shift = c.augment == "shift" or (c.augment == "auto" and len(images) <= EPOCH_IMAGES * 2 // 3)
     gan = GAN(c, images.shape[1:], shift, int(labels.max()) + 1)
-    data = f"{name}, {len(images)} images, checksum {zlib.crc32(images.numpy()):08x}"
+    data = f"{Path(name)}, {len(images)} images, checksum {zlib.crc32(images.numpy()):08x}"
     gan.G_ema.about = {"data": data, "epochs": 0, "fd": None}
     if c.conditional and not labels.any():
         raise ValueError(f"CONDITIONAL needs labels: give each class of {name} a sub-folder")
@@ -699,7 +700,7 @@ def train_judge(dataset=DATASET, data_dir=DATA_DIR, seed=SEED):
     path = judge_path(name, data_dir)
     if not labels.any() or len(test) < 10 or (path == MNIST_JUDGE and len(images) < 60_000):
         raise ValueError(f"a judge of {name} needs 100 images in sub-folders for their classes, "
-                         "MNIST's all of it in --data_dir; METRICS_EVERY = 0 does without a judge")
+                         "MNIST's all of it in --data_dir; METRICS_EVERY = 0 trains without one")
     judge = fit_judge(images, labels, epochs=8, seed=seed)
     (features, _), (test_features, probabilities) = judge.look(images), judge.look(test)
     accuracy = (probabilities.argmax(1) == test_labels).float().mean().item()
@@ -726,10 +727,9 @@ def load_judge(name, data_dir):
     try:
         judge = Judge(notes["classes"], notes["channels"])
         judge.load_state_dict(notes["weights"])
-        notes["floor"] = frechet_distance(*notes["train"], *notes["test"])
+        judge.notes = {**notes, "floor": frechet_distance(*notes["train"], *notes["test"])}
     except (AttributeError, LookupError, TypeError, RuntimeError) as error:
         raise ValueError(f"{path} holds no judge: delete it or fetch the project anew") from error
-    judge.notes = notes
     return judge.eval()
 
 def statistics(features):
@@ -752,8 +752,7 @@ def inception_score(probabilities):
 
 def nearest(points, others, k=1):
     """Points (N, d), others (M, d) -> distance (N,) of each point to its k-th nearest other."""
-    parts = [torch.cdist(part, others).kthvalue(k).values for part in points.split(500)]
-    return torch.cat(parts)
+    return torch.cat([torch.cdist(part, others).kthvalue(k).values for part in points.split(500)])
 
 def precision_recall(real, fake, k=3):
     """Features (N, d), (M, d) -> share of fakes among the real, share of reals among the fake:
@@ -843,8 +842,9 @@ def evaluate(model_path="", num_samples=10_000, seed=SEED, parzen=False, data_di
         train, test = shuffle(everything), shuffle(load_dataset(name, data_dir, False, side)[0])
     reference, validation = train.tensor_split([len(train) * 9 // 10])
     n = min(num_samples, len(reference), len(test))
-    if n < 400:
-        raise ValueError(f"NUM_SAMPLES (--num_samples) must be 400 or more, images in {name} 1000")
+    if n < 400 or everything.shape[1:] != (*G.image_shape,):
+        raise ValueError(f"NUM_SAMPLES (--num_samples) must be 400 or more, images in {name} 1000, "
+                         f"all of the shape that {model_path} draws, {G.image_shape}")
     reference, generated = reference[:n], to_uint8(G.sample(n, seed))
     real_features, figures = judge.look(reference)[0], {}
     for column, images in (("generated", generated), ("real", test[:n])):
@@ -873,7 +873,7 @@ def evaluate(model_path="", num_samples=10_000, seed=SEED, parzen=False, data_di
             figures[column]["Parzen log-likelihood (nats)"] = parzen_log_likelihood(
                 samples, test.flatten(1) / 255, sigmas[best:best + 1]).item()
     about = {"model": str(model_path), **G.about, "samples": n, "seed": seed,
-             "real": f"{'test' if name in SETS else 'half of the training'} images of {name}"}
+             "real": f"{'test' if name in SETS else f'half of {len(everything)}'} images of {name}"}
     print(*(f"{key}: {value}" for key, value in about.items()), sep=", ")
     for key, value in figures["generated"].items():
         print(f"{key:48}{value:12.4f}{figures['real'][key]:12.4f}")
@@ -942,7 +942,7 @@ def check(name, value):
         if value in rule:
             return value
     elif isinstance(value, rule) or (rule is str and isinstance(value, os.PathLike)):
-        return rule(value)
+        return os.path.expanduser(value) if rule is str else value
     raise ValueError(f"{name.upper()} (--{name}) is {value!r}: allowed is {allowed}")
 
 def make_config(**settings):
@@ -991,7 +991,7 @@ def main(argv=None):
         COMMANDS[name](**{key: check(key, value) for key, value in {**takes, **settings}.items()})
     except KeyboardInterrupt:
         return 130
-    except (ValueError, OSError, FloatingPointError, torch.OutOfMemoryError) as error:
+    except (ValueError, OSError, FloatingPointError, MemoryError, torch.OutOfMemoryError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, (ValueError, FileNotFoundError)) else 1
     return 0

@@ -120,6 +120,15 @@ def test_a_wrong_flag_is_one_line_with_exit_code_2(folder, capsys, flags):
     assert not (folder / "checkpoints").exists()
 
 
+def test_a_tilde_in_a_path_is_the_home_folder_also_behind_an_equals_sign(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder / "home"))
+    flags = [*TINY_FLAGS, "--epochs", "1", "--samples_dir=~/a", "--checkpoint_dir=~/b"]
+    assert gan_mnist.main(flags) == 0
+    assert (folder / "home/a/epoch_0001.png").exists()
+    assert (folder / "home/b/generator_final.pth").exists()
+    assert not (folder / "~").exists()
+
+
 def test_an_edited_constant_in_a_copy_of_the_script_is_obeyed_or_refused(folder):
     (folder / "data").mkdir()
     for path in (gan_mnist.BUNDLE, gan_mnist.MNIST_JUDGE):

@@ -98,6 +98,8 @@ def test_a_folder_gives_the_middles_of_its_images_and_its_sub_folders_as_classes
     save_picture(tmp_path / "cats/2.bmp", (10, 20, 30), (30, 90))
     save_picture(tmp_path / "dogs/1.png", (0, 255, 0), (16, 16))
     (tmp_path / "dogs/.hidden").write_text("not looked at")
+    save_picture(tmp_path / ".ipynb_checkpoints/1-checkpoint.png", (1, 2, 3), (16, 16))
+    tmp_path = tmp_path.rename(tmp_path.with_name(".pictures"))  # the folder itself may be hidden
     images, labels, name = gan_mnist.load_dataset(str(tmp_path), "nowhere", image_size=16)
     assert (images.shape, images.dtype, name) == ((3, 3, 16, 16), torch.uint8, str(tmp_path))
     assert labels.tolist() == [0, 0, 1]

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -294,8 +295,11 @@ def test_a_resumed_run_reads_what_an_undisturbed_one_reads_and_a_new_one_clears_
 def test_readings_change_nothing_in_the_training(train, folder):
     a, _ = train(epochs=2, out="a", metrics_every=1)
     b, _ = train(epochs=2, out="b", metrics_every=0)
-    for ours, theirs in zip(a.parameters(), b.parameters(), strict=True):
-        assert torch.equal(ours, theirs)
+    ours, theirs = ({**net.state_dict(), "_extra_state": None} for net in (a, b))
+    assert same_tensors(ours, theirs)  # BatchNorm's statistics too
+    checkpoints = (gan_mnist.load_weights(f"{run}/checkpoints/epoch_0002.pth") for run in "ab")
+    ours, theirs = ([state[part] for part in ("D", "optimizer_d")] for state in checkpoints)
+    assert same_tensors(ours, theirs)
 
 
 # ── judges of other data sets ──
@@ -335,7 +339,13 @@ def test_a_folder_with_classes_gets_a_judge_of_its_own_and_is_evaluated_half_aga
     assert figures["real"]["classes covered"] == 3
     assert figures["real"]["told from training images by a fresh network"] < 0.7
     assert figures["generated"]["told from training images by a fresh network"] > 0.9
-    assert "half of the training images of pictures" in capsys.readouterr().out
+    assert "half of 1200 images of pictures" in capsys.readouterr().out
+    shutil.rmtree(folder / "pictures/red")
+    for path in (folder / "pictures").rglob("*.png"):  # grey now
+        Image.new("L", (8, 8), int(path.stem) % 256).save(path)
+    code, line = fails(capsys, "evaluate", "--num_samples", "400", "--data_dir", "digits")
+    assert code == 2
+    assert "draws, [3, 8, 8]" in line and "pictures" in line
 
 
 def test_a_judge_of_a_folder_is_never_one_of_other_files_or_of_a_data_set(folder):
@@ -466,7 +476,7 @@ def test_evaluate_on_the_bundle_alone_measures_one_half_against_the_other(draws,
         path.unlink()
     order = torch.randperm(5000, generator=torch.Generator().manual_seed(3))
     figures = draws(gan_mnist.load_bundle()[0][order], data="mnist_5k")
-    assert "half of the training images of mnist_5k" in capsys.readouterr().out
+    assert "half of 5000 images of mnist_5k" in capsys.readouterr().out
     name = "distance to the nearest training image"
     assert figures["generated"][name] < 0.05 < 3 < figures["real"][name]
     for label in range(10):  # the bundle is sorted by class, its halves are not

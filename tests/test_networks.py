@@ -154,10 +154,16 @@ def test_sampling_uses_eval_mode_depends_on_the_seed_alone_and_leaves_no_trace(t
     assert G.training is training
     assert not first.requires_grad
     with torch.no_grad():
-        assert torch.equal(
-            first, G.eval()(torch.randn(5, 100, generator=torch.Generator().manual_seed(3)))
-        )
+        z = torch.randn(16, 100, generator=torch.Generator().manual_seed(3))[:5]
+        assert torch.equal(first, G.eval()(z))
     assert all(torch.equal(before[name], G.state_dict()[name]) for name in before)
+
+
+def test_the_first_samples_of_a_seed_are_the_same_however_many_are_drawn():
+    G = Generator()
+    many = G.sample(64, seed=7)
+    for number in (*range(1, 20), 63):
+        assert torch.allclose(G.sample(number, seed=7), many[:number], atol=1e-5)
 
 
 def test_importing_prints_nothing_writes_nothing_and_loads_nothing_heavy(tmp_path):

@@ -11,13 +11,16 @@ import re
 import resource
 import signal
 import struct
+import subprocess
+import sys
 import termios
 import time
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TINY, TINY_FLAGS, fails, finish, same_tensors, start
+from conftest import ROOT, TINY, TINY_FLAGS, fails, finish, same_tensors, start
 from PIL import Image
 
 import gan_mnist
@@ -51,8 +54,11 @@ def penalty(D, images):
 
 def test_training_equals_the_textbook_loop(digits):
     """Against a second way: separate passes for real and fake, BCELoss on sigmoids, plain Adam,
-    the penalty, eight times as large in every eighth step, image by image."""
-    gan = make_gan(beta1=0.5, d_hidden=(32, 16), gradient_penalty=0.1)
+    the penalty, eight times as large in every eighth step, image by image, gradients clipped."""
+    clip = 0.05  # below the norm of all gradients
+    options = {"label_smoothing": 0.1, "grad_clip": clip, "gradient_penalty": 0.1}
+    gan = make_gan(beta1=0.5, d_hidden=(32, 16), **options)
+    norms_d, norms_g = [], []
     G, D = copy.deepcopy(gan.G), copy.deepcopy(gan.D)
     optimizer_g = torch.optim.Adam(G.parameters(), 1e-3, betas=(0.5, 0.999))
     optimizer_d = torch.optim.Adam(D.parameters(), 5e-4, betas=(0.5, 0.999))
@@ -64,22 +70,27 @@ def test_training_equals_the_textbook_loop(digits):
         torch.manual_seed(number)
         fake = G(torch.randn(100, 8))
         on_real, on_fake = torch.sigmoid(D(real)), torch.sigmoid(D(fake.detach()))
-        loss_d = F.binary_cross_entropy(on_real, ones) + F.binary_cross_entropy(on_fake, zeros)
+        loss_d = F.binary_cross_entropy(on_real, 0.9 * ones) + F.binary_cross_entropy(
+            on_fake, zeros
+        )
         optimizer_d.zero_grad()
         (
             loss_d
             + (0.4 * (penalty(D, real) + penalty(D, fake.detach())) if number % 8 == 0 else 0)
         ).backward()
+        norms_d.append(torch.nn.utils.clip_grad_norm_(D.parameters(), clip))
         optimizer_d.step()
         loss_g = F.binary_cross_entropy(torch.sigmoid(D(fake)), ones)
         optimizer_g.zero_grad()
         loss_g.backward()
+        norms_g.append(torch.nn.utils.clip_grad_norm_(G.parameters(), clip))
         optimizer_g.step()
 
         assert d_loss.item() == pytest.approx(loss_d.item(), rel=1e-4)
         assert g_loss.item() == pytest.approx(loss_g.item(), rel=1e-4)
         right = ((on_real > 0.5).sum() + (on_fake <= 0.5).sum()) / 200
         assert accuracy.item() == pytest.approx(right.item())
+    assert min(norms_d) > clip and min(norms_g) > clip
     for ours, theirs in zip(gan.D.parameters(), D.parameters(), strict=True):
         assert torch.allclose(ours, theirs, atol=2e-5)
     z = torch.randn(
@@ -155,6 +166,19 @@ def test_each_step_moves_its_own_network_alone(digits):
         if "weight" in name and not torch.equal(gan.G.state_dict()[name], g_before[name])
     ]
     assert len(moved) == 3  # Linear, BatchNorm, Linear
+    d_before, g_before = copy.deepcopy(gan.D.state_dict()), copy.deepcopy(gan.G.state_dict())
+    losses = gan_mnist.discriminator_loss(gan.D(real_batches(digits, 1)[0]), gan.D(fake))
+    gan_mnist.descend(losses, gan.optimizer_d)
+    assert same_tensors(gan.G.state_dict(), g_before)
+    assert not any(torch.equal(gan.D.state_dict()[name], d_before[name]) for name in d_before)
+
+
+def test_dropout_reaches_every_layer_of_d_and_no_other_network():
+    gan = make_gan(dropout=0.3, d_hidden=(32, 16))
+    shares = [
+        [m.p for m in net.modules() if isinstance(m, torch.nn.Dropout)] for net in (gan.D, gan.G)
+    ]
+    assert shares == [[0.3, 0.3], []]
 
 
 def test_grad_clip_limits_the_norm_of_the_gradient():
@@ -250,6 +274,11 @@ def test_learning_rates_fall_in_a_line_from_start_to_end_whatever_epochs_is(trai
     rates.clear()
     train(epochs=3, out="b", lr_decay_start=1, lr_decay_end=0, **rest)
     assert [pytest.approx(row) for row in rates] == [(n, 0.01, 0.1) for n in (1, 2, 3)]
+    rates.clear()  # an end before the start holds all the same
+    train(epochs=4, out="c", lr_decay_start=9, lr_decay_end=3, **rest)
+    shares = [1, 1, 0.02, 0.02]
+    expected = [(n, 0.01 * share, 0.1 * share) for n, share in enumerate(shares, 1)]
+    assert [pytest.approx(row) for row in expected] == rates
 
 
 @pytest.mark.parametrize(
@@ -310,6 +339,26 @@ def test_every_epoch_writes_a_grid_a_row_and_a_checkpoint_and_the_end_the_rest(t
     assert torch.equal(loaded.sample(4, seed=1), generator.sample(4, seed=1))
     assert loaded.about["data"].startswith("mnist, 1000 images")
     assert loaded.about["epochs"] == 5
+
+
+def test_grids_are_the_averaged_generators_from_the_same_z_and_real_samples_are_real(
+    train, folder, digits
+):
+    generator, _ = train(epochs=2, seed=3)
+    gan_mnist.save_grid(folder / "expected.png", generator.sample(9, seed=3))
+    expected = (folder / "expected.png").read_bytes()
+    assert (folder / "samples/epoch_0002.png").read_bytes() == expected
+    first = gan_mnist.load_weights("checkpoints/epoch_0001.pth")["G_ema"]
+    generator.load_state_dict(first)
+    gan_mnist.save_grid(folder / "expected.png", generator.sample(9, seed=3))
+    assert (folder / "samples/epoch_0001.png").read_bytes() == (
+        folder / "expected.png"
+    ).read_bytes()
+    with Image.open(folder / "samples/real_samples.png") as picture:
+        pixels = torch.tensor(np.array(picture))
+    tiles = pixels[2:].unfold(0, 28, 30)[:, 2:].unfold(1, 28, 30).reshape(9, 28, 28)
+    known = {image.numpy().tobytes() for image in digits[0]}
+    assert len({tile.numpy().tobytes() for tile in tiles} & known) == 9
 
 
 def test_save_every_and_the_last_epoch_get_checkpoints(train, folder):
@@ -376,6 +425,22 @@ def test_a_resumed_run_equals_one_of_as_many_epochs_at_once_bit_for_bit(
     train(epochs=first + 3, out="resumed", resume=True, **extra)
     if "save_every" in extra:  # the first run kept its last epoch, which is no third
         (folder / f"resumed/checkpoints/epoch_{first:04d}.pth").unlink()
+    assert_same_run(folder / "at_once", folder / "resumed")
+
+
+def test_two_threads_resume_bit_for_bit_too(folder):
+    code = "import torch; torch.set_num_threads(2); import gan_mnist as g; g.EPOCH_IMAGES = 1000;"
+    code += "raise SystemExit(g.main())"
+    flags = [*TINY_FLAGS, "--g_hidden", "512", "--d_hidden", "512"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
+    for out, more in (
+        ("at_once", ["--epochs", "3"]),
+        ("resumed", ["--epochs", "1"]),
+        ("resumed", ["--epochs", "3", "--resume"]),
+    ):
+        folders = ["--samples_dir", out, "--checkpoint_dir", f"{out}/checkpoints"]
+        command = [sys.executable, "-c", code, *flags, *folders, *more]
+        subprocess.run(command, env=environment, check=True)
     assert_same_run(folder / "at_once", folder / "resumed")
 
 
@@ -599,10 +664,12 @@ def test_a_new_run_never_mixes_with_an_earlier_one(train, folder):
         train(epochs=1, checkpoint_dir="elsewhere")
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     (folder / "samples/holiday.png").write_bytes(b"not ours")
+    (folder / "checkpoints/epoch_0001.json").write_text("figures of the run before")
     train(epochs=1, overwrite=True)
     assert (folder / "samples/holiday.png").read_bytes() == b"not ours"
     assert [p.name for p in gan_mnist.numbered("checkpoints", ".pth")] == ["epoch_0001.pth"]
     assert [p.name for p in gan_mnist.numbered("samples", ".png")] == ["epoch_0001.png"]
+    assert not (folder / "checkpoints/epoch_0001.json").exists()
 
 
 @pytest.mark.parametrize("name", ["best", "final"])
@@ -638,6 +705,7 @@ def test_a_run_on_a_folder_of_colour_pictures_resumes_as_any_other(train, folder
     pictures = {"dataset": "pictures", "image_size": 8, "conditional": True}
     train(epochs=3, out="at_once", **pictures)
     train(epochs=1, out="resumed", **pictures)
+    pictures["dataset"] = "./pictures/"  # the same one
     train(epochs=3, out="resumed", resume=True, **pictures)
     assert_same_run(folder / "at_once", folder / "resumed")
 
