@@ -148,7 +148,7 @@ def load_torchvision(name, data_dir, train):
         if "not found" not in str(error):
             raise ValueError(f"a file of {name} in {root / SETS[name]} is damaged or unreadable "
                              f"({' '.join(str(error).split())}): delete or mend it") from error
-        print(f"{name} is not whole in {data_dir}: downloading it")
+        print(f"{name} is not in {data_dir}, or not whole: downloading it")
         socket.setdefaulttimeout(7)  # torchvision itself would wait for ever, at each mirror
         try:
             kind(root, download=True)
