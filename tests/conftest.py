@@ -93,10 +93,11 @@ def train(folder):
     return run
 
 
-def start(*flags, **options):
+def start(*flags, threads=1, **options):
     """Start the script in a process of its own, with epochs of 1,000 images."""
     code = f"import gan_mnist as g; g.EPOCH_IMAGES = {EPOCH_IMAGES}; raise SystemExit(g.main())"
-    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
+    environment["OMP_NUM_THREADS"] = str(threads)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     command = [sys.executable, "-u", "-c", code, *flags]
     return subprocess.Popen(command, env=environment, text=True, **pipes)
