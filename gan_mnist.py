@@ -8,14 +8,15 @@
 
     python gan_mnist.py                            train with the constants below
     python gan_mnist.py --epochs 10 --seed 1       every constant is also a flag
-    python gan_mnist.py --resume                   go on where the last run stopped
+    python gan_mnist.py --resume                   continue where the last run stopped
     python gan_mnist.py generate --num_samples 16  draw digits with the trained generator
     python gan_mnist.py evaluate                   measure how good its digits are
     python gan_mnist.py demo                       make a web page that draws them
 
 Each epoch writes generated_samples/epoch_0001.png (a grid of digits, always from the same z),
-checkpoints/epoch_0001.pth (all that --resume needs) and history.csv; the end of a run
-checkpoints/generator_final.pth, generated_samples/loss_curves.png and training.gif. In a notebook:
+checkpoints/epoch_0001.pth (everything that --resume needs) and a line of history.csv. The end of a
+run writes checkpoints/generator_final.pth, generated_samples/loss_curves.png and training.gif.
+In a notebook:
 
     from gan_mnist import load_generator
     images = load_generator("checkpoints/generator_final.pth").sample(64, seed=0)  # in [-1, 1]
@@ -33,14 +34,25 @@ import io
 import json
 import math
 import os
-import re
+import signal
 import socket
 import sys
 import time
+import tokenize
 import zipfile
 import zlib
 from itertools import pairwise
 from pathlib import Path
+
+
+def stop_while_importing(*_):
+    """End the script on Ctrl-C: PyTorch does not survive an exception while it is imported."""
+    print("\nStopped before the start", file=sys.stderr)
+    os._exit(130)
+
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+    signal.signal(signal.SIGINT, stop_while_importing)
 
 import numpy as np
 import torch
@@ -54,270 +66,513 @@ from tqdm import tqdm
 
 # data
 DATASET = "mnist"  # mnist | mnist_5k (bundled) | fashion_mnist | kmnist | cifar10 | a folder
-DATA_DIR = "data"  # folder of the data sets, in torchvision's layout; a missing one is downloaded
-IMAGE_SIZE = 0  # side in pixels to which images are resized; 0 = as they are (folders: 64)
-AUGMENT = "auto"  # none | shift (by up to 1 pixel, from epoch 7 on) | auto (shift if data are few)
+DATA_DIR = "data"  # folder of the data sets, as torchvision has it; downloads go there too
+IMAGE_SIZE = 0  # side in pixels to which images are resized; 0 = their own (folders: 64)
+AUGMENT = (
+    "auto"  # none | shift (by up to 1 pixel, from epoch 7 on) | auto (shift up to 40,000 images)
+)
 
 # networks
 LATENT_DIM = 100  # length of the noise vector z
-MODES = 10  # kinds of image among which z's first numbers choose, by the largest; 0 = none
+MODES = 10  # the largest of z's first MODES numbers picks one of so many kinds of image; 0 = off
 G_HIDDEN = (256, 512, 1024)  # widths of the generator's hidden layers
 D_HIDDEN = (512, 256)  # widths of the discriminator's hidden layers
-SPECTRAL_NORM = False  # D's weights divided by their largest singular value (Miyato et al. 2018)
-DROPOUT = 0.0  # share of D's hidden units switched off in a step; classic 0.3
-CONDITIONAL = False  # G and D are told the label, and G draws the digit that it is asked for
+SPECTRAL_NORM = False  # divide D's weights by their largest singular value (Miyato et al. 2018)
+DROPOUT = 0.0  # dropout probability in D; classic 0.3
+CONDITIONAL = False  # show G and D the labels, so that G can be asked for a digit
 
 # training
-EPOCHS = 60  # passes over about 60,000 images
+EPOCHS = 60  # an epoch is 60,000 images: smaller data sets are repeated
 BATCH_SIZE = 128  # images in a step; classic 64
-LEARNING_RATE_G = 1e-3  # Adam's step size for the generator; classic 2e-4
-LEARNING_RATE_D = 5e-4  # Adam's step size for the discriminator; classic 2e-4
-LR_DECAY_START = 12  # after this epoch both rates fall, in a straight line,
-LR_DECAY_END = 60  # to a fiftieth at this one, whatever EPOCHS is; 0 = they never fall
+LEARNING_RATE_G = 1e-3  # Adam's step size for G; classic 2e-4
+LEARNING_RATE_D = 5e-4  # Adam's step size for D; classic 2e-4
+LR_DECAY_START = 12  # the last epoch with the full learning rates; then both fall linearly
+LR_DECAY_END = 60  # the epoch in which they reach 1/50, whatever EPOCHS is; 0 = they never fall
 BETA1 = 0.0  # Adam's momentum; classic 0.5, several times slower here
-BETA2 = 0.999  # Adam's decay of the squared gradients
-EMA_DECAY = 0.9995  # averaging of G over its steps, the average draws better; 0 = none
-LOSS = "bce"  # bce | hinge | wgan_gp (customary: D_STEPS 5, GRADIENT_PENALTY 10, BETA2 0.9)
+BETA2 = 0.999  # decay of Adam's average of squared gradients
+EMA_DECAY = 0.9995  # decay of G's moving average, which draws better than G; 0 = no average
+LOSS = "bce"  # bce | hinge | wgan_gp (usual with it: D_STEPS 5, GRADIENT_PENALTY 10, BETA2 0.9)
 D_STEPS = 1  # steps of D for each step of G
-LABEL_SMOOTHING = 0.0  # real labels of bce become 1 - this in D's loss; usual alternative 0.1
-GRADIENT_PENALTY = 0.5  # weight of D's squared gradient at real and fake images; 0 = none
+LABEL_SMOOTHING = 0.0  # real labels are 1 minus this in D's bce loss; usual alternative 0.1
+GRADIENT_PENALTY = 0.5  # weight of D's mean squared gradient at real and fake images; 0 = none
 GRAD_CLIP = 0.0  # largest gradient norm of either network; 0 = no limit
-SEED = 0  # same seed, settings and machine: same digits
+SEED = 0  # the same seed, settings and machine give the same digits
 DEVICE = "auto"  # auto | cuda | mps | cpu
-PRECISION = "auto"  # fp32 | bf16 | auto (bf16 where the hardware has it, which is faster)
+PRECISION = "auto"  # fp32 | bf16 | auto (bf16 where the hardware is fast at it)
 
 # output
-RESUME = False  # go on from the newest checkpoint in CHECKPOINT_DIR
-OVERWRITE = False  # delete the earlier run in these folders and start anew
+RESUME = False  # continue from the newest checkpoint in CHECKPOINT_DIR
+OVERWRITE = False  # delete the earlier run in these folders and start again
 SAMPLES_DIR = "generated_samples"  # folder of the pictures
-CHECKPOINT_DIR = "checkpoints"  # folder of the checkpoints and the final generator
+CHECKPOINT_DIR = "checkpoints"  # folder of the checkpoints and the trained generator
 SAVE_EVERY = 1  # epochs from one checkpoint to the next; the last epoch always gets one
 KEEP_CHECKPOINTS = 3  # newest checkpoints to keep, about 30 MB each; 0 = all
 NUM_SAMPLES = 64  # digits in a grid
-METRICS_EVERY = 2  # epochs from one reading of the quality to the next; 0 = never
+METRICS_EVERY = 2  # epochs from one FD measurement to the next, and at the end; 0 = never
 
-# ── Data ── The whole set is one uint8 tensor in memory, a batch one index operation on it ────────
+# ── Data ── The whole data set is one uint8 tensor in memory; a batch is one index operation ──────
 
 SETS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST", "cifar10": "CIFAR10"}
-BUNDLE = Path(__file__).resolve().parent / "data" / "mnist_5k.png"
-MNIST_JUDGE = BUNDLE.with_name("judge_mnist.pth")  # shipped, so that numbers can be compared
-EPOCH_IMAGES = 60_000  # a smaller set is repeated up to about this, so that the same settings work
+PROJECT = Path(__file__).resolve().parent  # also where the script is started by a symbolic link
+BUNDLE = PROJECT / "data" / "mnist_5k.png"
+BUNDLE_CHECKSUM = 0x31CCB7EC
+EPOCH_IMAGES = 60_000  # a smaller data set is repeated up to this, so that the same settings work
+FOLDER_IMAGE_SIZE = 64  # side of images from a folder if IMAGE_SIZE is 0
+DOWNLOAD_TIMEOUT = 7  # seconds of silence after which a mirror is given up
+
 
 def load_bundle():
-    """-> the bundled digits, images (5000, 1, 28, 28) uint8 and labels (5000,), from a sheet with
-    50 rows of 100 digits, five for each class. Raises ValueError if it is damaged."""
+    """Return the bundled MNIST digits: images (5000, 1, 28, 28) uint8 and labels (5000,).
+
+    They are one picture, 50 rows of 100 digits, five rows for each class. Raises
+    FileNotFoundError if it is missing, ValueError if it is damaged.
+    """
+    if not BUNDLE.exists():
+        raise FileNotFoundError(f"{BUNDLE} is missing: copy it from where this script comes from")
     try:
         with Image.open(BUNDLE) as sheet:
-            tiles = np.array(sheet).reshape(50, 28, 100, 28).swapaxes(1, 2).copy()
-        assert zlib.crc32(tiles) == 0xDA5FC5F0
-    except Exception as error:  # each kind of damage has an error of its own
-        raise ValueError(f"{BUNDLE} is missing or damaged: fetch the project anew") from error
-    return torch.from_numpy(tiles).view(5000, 1, 28, 28), torch.arange(10).repeat_interleave(500)
+            pixels = np.array(sheet)
+    except Exception as error:  # each kind of damage raises an error of its own
+        raise ValueError(f"{BUNDLE} is damaged: copy it anew") from error
+    if zlib.crc32(pixels) != BUNDLE_CHECKSUM:
+        raise ValueError(f"{BUNDLE} is damaged: copy it anew")
+    tiles = pixels.reshape(50, 28, 100, 28).swapaxes(1, 2)  # (row, column, 28, 28)
+    images = torch.from_numpy(tiles.reshape(5000, 1, 28, 28).copy())
+    labels = torch.arange(10).repeat_interleave(500)
+    return images, labels
 
-def load_folder(folder, size):
-    """Folder of images of any sizes, in sub-folders for their classes or in none -> images
-    (N, C, size, size) uint8, the middles; labels (N,). Raises ValueError if there are none."""
-    paths = sorted(path for path in Path(folder).rglob("*") if folder and path.is_file()
-                   and "/." not in f"/{path.relative_to(folder).as_posix()}")  # hidden
-    images, classes, colours = [], [], 1
-    for path in tqdm(paths, f"Reading {folder}", leave=False, disable=None):
+
+def read_image(path, side):
+    """Return the middle of an image file, upright and in colour: (side, side, 3) uint8."""
+    with Image.open(path) as image:
+        upright = ImageOps.exif_transpose(image).convert("RGB")
+    return np.array(ImageOps.fit(upright, (side, side)))
+
+
+def load_folder(folder, image_size=0):
+    """Return the images of a folder, (N, C, H, W) uint8, and the labels of its sub-folders, (N,).
+
+    Images of any size are cropped to a square and resized; C is 1 if all are grey. Hidden files
+    are left out. Raises ValueError if there are no images.
+    """
+    side = image_size or FOLDER_IMAGE_SIZE
+    folder = Path(folder)
+    files = []
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.is_file() and not hidden:
+            files.append(path)
+
+    images = []
+    classes = []
+    for path in tqdm(files, f"Reading {folder}", leave=False, disable=None):
         try:
-            with Image.open(path) as image:
-                upright = ImageOps.exif_transpose(image).convert("RGB")
-            images.append(np.array(ImageOps.fit(upright, (size or 64, size or 64))))
+            images.append(read_image(path, side))
+        except Exception as error:  # each kind of damage raises an error of its own
+            print(f"WARNING: {path} is skipped: it cannot be read as an image ({error})")
+        else:
             classes.append(str(path.parent))
-            colours = 3 if np.ptp(images[-1], 2).any() else colours
-        except Exception as error:  # each kind of damage has an error of its own
-            print(f"WARNING: {path} is skipped, as it cannot be read as an image ({error})")
     if not images:
-        raise ValueError(f"DATASET (--dataset) is {folder!r}: allowed is mnist_5k | "
-                         f"{' | '.join(SETS)}, or a folder with images in it")
-    pixels = torch.from_numpy(np.stack(images)[..., :colours]).permute(0, 3, 1, 2).contiguous()
-    return pixels, torch.from_numpy(np.unique(classes, return_inverse=True)[1])
+        raise ValueError(
+            f"DATASET (--dataset) is {str(folder)!r}: allowed is mnist_5k | {' | '.join(SETS)}, "
+            "or a folder with images in it"
+        )
 
-def load_torchvision(name, data_dir, train):
-    """A set of torchvision's, downloaded if it is not in data_dir -> images (N, C, H, W) uint8,
-    labels (N,). Raises ValueError if it is damaged, FileNotFoundError if there is no way to it."""
+    pixels = np.stack(images)  # (N, side, side, 3)
+    if (pixels == pixels[..., :1]).all():
+        pixels = pixels[..., :1]
+    _, labels = np.unique(classes, return_inverse=True)
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels)
+
+
+def download(name, data_dir):
+    """Download one of SETS into data_dir. Raises FileNotFoundError if that fails."""
     from torchvision import datasets
-    kind, root = getattr(datasets, SETS[name]), Path(data_dir).expanduser()
+
+    print(f"{name} is not in {data_dir}, or not complete: downloading it")
+    former_timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(
+        DOWNLOAD_TIMEOUT
+    )  # torchvision would wait for a silent mirror for ever
     try:
-        data = kind(root, train)
-        images, labels = torch.as_tensor(data.data), torch.as_tensor(data.targets)
-        assert 0 < len(images) == len(labels), "images without labels"
-    except Exception as error:  # each kind of damage has an error of its own
+        getattr(datasets, SETS[name])(data_dir, download=True)
+    except Exception as error:  # each kind of failure raises an error of its own
+        reason = " ".join(str(error).split())
+        raise FileNotFoundError(
+            f"{name} cannot be downloaded ({reason}): put its files into {data_dir}, in the "
+            "folders that torchvision uses"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(former_timeout)
+
+
+def load_torchvision(name, data_dir, train=True):
+    """Return one of SETS, downloaded if it is missing: images (N, C, H, W) uint8, labels (N,).
+
+    Raises FileNotFoundError if it cannot be downloaded, ValueError if a file is damaged.
+    """
+    from torchvision import datasets
+
+    load = getattr(datasets, SETS[name])
+    try:
+        data = load(data_dir, train)
+    except Exception as error:  # each kind of damage raises an error of its own
         if "not found" not in str(error):
-            raise ValueError(f"a file of {name} in {root / SETS[name]} is damaged or unreadable "
-                             f"({' '.join(str(error).split())}): delete or mend it") from error
-        print(f"{name} is not in {data_dir}, or not whole: downloading it")
-        socket.setdefaulttimeout(7)  # torchvision itself would wait for ever, at each mirror
-        try:
-            kind(root, download=True)
-        except Exception as error:
-            raise FileNotFoundError(f"{name} cannot be downloaded ({' '.join(str(error).split())})"
-                                    f": put its files into {root}, as torchvision does") from error
-        return load_torchvision(name, data_dir, train)
-    return images.view(len(images), *images.shape[1:3], -1).permute(0, 3, 1, 2).contiguous(), labels
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"a file of {name} in {data_dir} is damaged or unreadable ({reason}): "
+                "delete it and run again"
+            ) from error
+        download(name, data_dir)
+        data = load(data_dir, train)
+    images = torch.as_tensor(data.data)
+    labels = torch.as_tensor(data.targets)
+    if len(images) == 0 or len(images) != len(labels):
+        raise ValueError(
+            f"{name} in {data_dir} is damaged, it has {len(images)} images and {len(labels)} "
+            "labels: delete its files and run again"
+        )
+    if images.ndim == 3:  # grey images, without a dimension for the colours
+        images = images.unsqueeze(3)
+    return images.permute(0, 3, 1, 2).contiguous(), labels
+
+
+def load_mnist(data_dir, train=True):
+    """Return MNIST's images, labels and "mnist", or if it cannot be had the bundle and "mnist_5k".
+
+    Raises FileNotFoundError if there is no bundle either, ValueError if a file is damaged.
+    """
+    try:
+        images, labels = load_torchvision("mnist", data_dir, train)
+        return images, labels, "mnist"
+    except FileNotFoundError as error:
+        if not BUNDLE.exists():
+            raise FileNotFoundError(
+                f"{error}; or copy the bundled digits, data/{BUNDLE.name}, from where this "
+                f"script comes from to {BUNDLE}"
+            ) from error
+        print(
+            f"WARNING: {error}. Continuing with the 5,000 real MNIST digits that are bundled with "
+            "this script, as with --dataset mnist_5k"
+        )
+        images, labels = load_bundle()
+        return images, labels, "mnist_5k"
+
 
 def load_dataset(name, data_dir, train=True, image_size=0):
-    """-> images (N, C, H, W) uint8, labels (N,), name of the set that was really loaded: MNIST that
-    cannot be downloaded becomes, loudly, the bundled digits. Raises what the three above raise."""
+    """Return images (N, C, H, W) uint8, labels (N,) and the name of the data set that was loaded.
+
+    The name differs from the one asked for where MNIST cannot be downloaded, see load_mnist.
+    Raises FileNotFoundError if a data set is missing, ValueError if it is damaged or unknown.
+    """
     from torchvision.transforms import Resize
-    try:
-        images, labels = (load_torchvision(name, data_dir, train) if name in SETS else
-                          load_bundle() if name == "mnist_5k" else load_folder(name, image_size))
-    except FileNotFoundError as error:
-        if name != "mnist":
-            raise
-        print(f"WARNING: {error}. Going on with the 5,000 real MNIST digits bundled with this "
-              "script, as with --dataset mnist_5k")
-        (images, labels), name = load_bundle(), "mnist_5k"
+
+    if name == "mnist":
+        images, labels, name = load_mnist(data_dir, train)
+    elif name == "mnist_5k":
+        images, labels = load_bundle()
+    elif name in SETS:
+        images, labels = load_torchvision(name, data_dir, train)
+    else:
+        images, labels = load_folder(name, image_size)
     if image_size not in (0, images.shape[-1]):
-        images = torch.cat([*map(Resize((image_size, image_size)), images.split(1000))])
+        resize = Resize((image_size, image_size))
+        images = torch.cat([resize(part) for part in images.split(1000)])  # for less memory
     return images, labels, name
 
+
 def make_loader(images, labels, batch_size):
-    """-> DataLoader of shuffled whole batches: images (B, C, H, W) uint8, labels (B,). The sampler
-    draws the indices of a whole batch at once; small sets are repeated to about EPOCH_IMAGES."""
-    data, repeats = TensorDataset(images, labels), max(1, round(EPOCH_IMAGES / len(images)))
-    order = BatchSampler(RandomSampler(data, num_samples=repeats * len(data)), batch_size, True)
-    return DataLoader(data, sampler=order, batch_size=None)
+    """Return a DataLoader of shuffled batches: images (B, C, H, W) uint8 and labels (B,).
+
+    The sampler draws the indices of a whole batch, so that a batch is one index operation. An
+    incomplete last batch is left out. Small data sets are repeated up to EPOCH_IMAGES.
+    """
+    data = TensorDataset(images, labels)
+    order = RandomSampler(data, num_samples=max(len(data), EPOCH_IMAGES))
+    batches = BatchSampler(order, batch_size, drop_last=True)
+    return DataLoader(data, sampler=batches, batch_size=None)
+
 
 def to_float(images):
-    """uint8 images -> float images in [-1, 1], the range of the generator's tanh."""
+    """Return uint8 images as float images in [-1, 1], the range of the generator's tanh."""
     return images.float().div_(127.5).sub_(1)
 
+
 def to_uint8(images):
-    """Float images in [-1, 1] -> uint8 images, the inverse of to_float."""
+    """Return float images in [-1, 1] as uint8 images, the inverse of to_float."""
     return images.add(1).mul(127.5).round().clamp(0, 255).byte()
 
-def random_shift(images, pixels=1):
-    """Images (N, C, H, W) in [-1, 1] -> each moved by up to `pixels` both ways: real and fake, as
-    D would learn few images by heart, in time. Zhao et al. 2020, DiffAugment, arXiv 2006.10738."""
-    n, c, h, w = images.shape
-    dy, dx = torch.randint(2 * pixels + 1, (2, n, 1), device=images.device)
-    rows, columns = dy + torch.arange(h, device=dy.device), dx + torch.arange(w, device=dx.device)
-    places = rows[:, :, None] * (w + 2 * pixels) + columns[:, None, :]
-    padded = F.pad(images, [pixels] * 4, value=-1.0).flatten(2)
-    return padded.gather(2, places.view(n, 1, h * w).expand(n, c, h * w)).view(n, c, h, w)
 
-# ── Networks ── G turns noise into images; D's logit is above 0 where it takes one for real ───────
+def random_shift(images, pixels=1):
+    """Return images (N, C, H, W) in [-1, 1], each shifted at random by up to `pixels` both ways.
+
+    Real and fake images are shifted alike, so that D cannot learn a small data set by heart and G
+    does not learn the shifts. Zhao et al. 2020, DiffAugment, arXiv 2006.10738.
+    """
+    n, c, h, w = images.shape
+    device = images.device
+    padded = F.pad(images, [pixels] * 4, value=-1.0)  # black around, (N, C, H + 2p, W + 2p)
+    dy, dx = torch.randint(2 * pixels + 1, (2, n, 1), device=device)  # (N, 1) each
+    rows = dy + torch.arange(h, device=device)  # which rows of padded are kept, (N, H)
+    columns = dx + torch.arange(w, device=device)  # and which columns, (N, W)
+    places = rows.unsqueeze(2) * padded.shape[3] + columns.unsqueeze(1)  # in flat images, (N, H, W)
+    places = places.view(n, 1, h * w).expand(n, c, h * w)
+    return padded.flatten(2).gather(2, places).view(n, c, h, w)
+
+
+# ── Networks ── G turns noise into images; D's logit is above 0 for what it takes to be real ──────
+
 
 class Generator(nn.Module):
-    """z (N, latent_dim) ~ N(0, 1) -> images (N, C, H, W) in [-1, 1]; with classes, labels (N,) too:
-    Mirza & Osindero 2014, Conditional Generative Adversarial Nets, arXiv 1411.1784. Layers: Linear,
-    BatchNorm (Ioffe & Szegedy 2015, arXiv 1502.03167), ReLU; tanh at the end. `_extra_state` in its
-    state dict tells the shape, which load_generator rebuilds, and `about`, what it learned from."""
-    def __init__(self, latent_dim=LATENT_DIM, hidden=G_HIDDEN, image_shape=(1, 28, 28), classes=0,
-                 modes=MODES):
+    """Generator G: noise z (N, latent_dim) ~ N(0, 1) -> images (N, C, H, W) in [-1, 1].
+
+    Layers: Linear, BatchNorm (Ioffe & Szegedy 2015, arXiv 1502.03167) and ReLU for each hidden
+    width, then Linear and tanh. With classes, forward takes labels (N,) as well: Mirza & Osindero
+    2014, Conditional Generative Adversarial Nets, arXiv 1411.1784. The state dict describes itself:
+    `_extra_state` has the arguments of the constructor, and `about`, what G was trained on.
+    """
+
+    def __init__(
+        self,
+        latent_dim=LATENT_DIM,
+        hidden=G_HIDDEN,
+        image_shape=(1, 28, 28),
+        classes=0,
+        modes=MODES,
+    ):
         super().__init__()
-        if modes >= latent_dim:
-            raise ValueError(f"MODES (--modes) is {modes}: must be below LATENT_DIM, {latent_dim}")
-        self.latent_dim, self.hidden, self.image_shape = latent_dim, [*hidden], [*image_shape]
-        self.classes, self.modes, self.about, layers = classes, modes, {}, []
-        for n_in, n_out in pairwise([latent_dim + classes, *hidden]):
+        if not 0 <= modes < latent_dim:
+            raise ValueError(
+                f"MODES (--modes) is {modes}: must be at least 0 and below LATENT_DIM, {latent_dim}"
+            )
+        channels, height, width = image_shape
+        self.latent_dim = latent_dim
+        self.hidden = tuple(hidden)
+        self.image_shape = tuple(image_shape)
+        self.classes = classes
+        self.modes = modes
+        self.about = {}  # see ABOUT
+
+        widths = [latent_dim + classes, *hidden]
+        layers = []
+        for n_in, n_out in pairwise(widths):
             layers += [nn.Linear(n_in, n_out), nn.BatchNorm1d(n_out), nn.ReLU(inplace=True)]
-        self.layers = nn.Sequential(*layers, nn.Linear(n_out, math.prod(image_shape)), nn.Tanh())
+        layers += [nn.Linear(widths[-1], channels * height * width), nn.Tanh()]
+        self.layers = nn.Sequential(*layers)
 
     def code(self, z, labels=None):
-        """-> what the layers see, (N, latent_dim + classes). z's first places become a one-hot
-        choice of a mode (Chen et al. 2016, arXiv 1606.03657): without it G, being continuous, draws
-        what lies between two digits too (Khayatkhoei et al. 2018, arXiv 1806.00880)."""
+        """Return what the layers get, (N, latent_dim + classes), for z (N, latent_dim).
+
+        The largest of z's first numbers picks a mode, which replaces them as one-hot (a choice as
+        a part of z: Chen et al. 2016, arXiv 1606.03657). Without this choice G is continuous in z,
+        and has to draw what lies between two digits too (Khayatkhoei et al. 2018, arXiv
+        1806.00880). Labels (N,) are appended as one-hot.
+        """
+        parts = [z]
         if self.modes:
-            choice = F.one_hot(z[:, :self.modes].argmax(1), self.modes)
-            z = torch.cat([choice * self.modes**0.5, z[:, self.modes:]], 1)
-        return torch.cat([z, F.one_hot(labels, self.classes)], 1) if self.classes else z
+            choice = F.one_hot(z[:, : self.modes].argmax(1), self.modes).to(z.dtype)
+            choice = choice * self.modes**0.5  # so that its mean square is 1, like that of z
+            parts = [choice, z[:, self.modes :]]
+        if self.classes:
+            parts.append(F.one_hot(labels, self.classes).to(z.dtype))
+        return torch.cat(parts, 1)
+
+    def decode(self, code):
+        """Return the images (N, C, H, W) of codes (N, latent_dim + classes), see code."""
+        return self.layers(code).view(-1, *self.image_shape)
 
     def forward(self, z, labels=None):
-        return self.layers(self.code(z, labels)).view(-1, *self.image_shape)
+        return self.decode(self.code(z, labels))
 
     @torch.no_grad()
     def sample(self, num_samples, seed=None, labels=None):
-        """-> images (num_samples, C, H, W) in [-1, 1], of the labels (num_samples,) or all in turn,
-        the same for the same seed on every device; in eval mode each depends on its own z alone."""
-        former_mode, device = self.training, next(self.parameters()).device
-        labels = torch.arange(num_samples) % max(1, self.classes) if labels is None else labels
-        z = sample_z(num_samples, self.latent_dim, seed)
-        images = self.eval()(z.to(device), labels.to(device))
+        """Return images (num_samples, C, H, W) in [-1, 1]; a seed gives the same on every device.
+
+        A conditional G draws labels (num_samples,), or all classes in turn. In eval mode, so that
+        each image depends on its own z alone.
+        """
+        weight = next(self.parameters())
+        z = sample_z(num_samples, self.latent_dim, seed).to(weight)  # its device and its dtype
+        if labels is None:
+            labels = torch.arange(num_samples) % max(1, self.classes)
+        former_mode = self.training
+        self.eval()
+        images = self(z, labels.to(weight.device))
         self.train(former_mode)
         return images
 
     def get_extra_state(self):
-        return {"latent_dim": self.latent_dim, "hidden": self.hidden, "classes": self.classes,
-                "image_shape": self.image_shape, "modes": self.modes, "about": self.about}
+        return {
+            "latent_dim": self.latent_dim,
+            "hidden": self.hidden,
+            "image_shape": self.image_shape,
+            "classes": self.classes,
+            "modes": self.modes,
+            "about": self.about,
+        }
 
     def set_extra_state(self, state):
-        self.about, self.modes = state["about"], state.get("modes", 0)  # 0 in older files
+        own = self.get_extra_state()
+        different = [name for name in own if name != "about" and own[name] != state[name]]
+        if different:
+            theirs = ", ".join(f"{name}={state[name]}" for name in different)
+            raise RuntimeError(
+                f"these are the weights of a Generator with {theirs}: "
+                "load_generator(path) builds it from the file"
+            )
+        self.about = state["about"]
+
 
 class Discriminator(nn.Module):
-    """Images (N, C, H, W) in [-1, 1], with classes labels (N,) too -> logits (N,); their sigmoid is
-    the probability of real. Linear, LeakyReLU and Dropout; Goodfellow et al. 2014 had maxout.
-    Black enters as 0: so D does not have to unlearn first what all images have in common."""
-    def __init__(self, hidden=D_HIDDEN, dropout=DROPOUT, image_shape=(1, 28, 28), classes=0,
-                 spectral=False):
+    """Discriminator D: images (N, C, H, W) in [-1, 1] -> logits (N,), above 0 for real.
+
+    The sigmoid of a logit is the probability that the image is real. Layers: Linear, LeakyReLU and
+    Dropout for each hidden width (Goodfellow et al. 2014 used maxout), then Linear. With classes,
+    forward takes labels (N,) as well.
+    """
+
+    def __init__(
+        self,
+        hidden=D_HIDDEN,
+        dropout=DROPOUT,
+        image_shape=(1, 28, 28),
+        classes=0,
+        spectral_norm=SPECTRAL_NORM,
+    ):
         super().__init__()
-        self.classes, layers = classes, []
-        norm = nn.utils.parametrizations.spectral_norm if spectral else nn.Identity()
-        for n_in, n_out in pairwise([math.prod(image_shape) + classes, *hidden]):
-            layers += [norm(nn.Linear(n_in, n_out)), nn.LeakyReLU(0.2), nn.Dropout(dropout)]
-        self.layers = nn.Sequential(*layers, norm(nn.Linear(hidden[-1], 1)))
+        self.classes = classes
+
+        def linear(n_in, n_out):
+            layer = nn.Linear(n_in, n_out)
+            if spectral_norm:
+                layer = nn.utils.parametrizations.spectral_norm(layer)
+            return layer
+
+        widths = [math.prod(image_shape) + classes, *hidden]
+        layers = []
+        for n_in, n_out in pairwise(widths):
+            layers += [linear(n_in, n_out), nn.LeakyReLU(0.2), nn.Dropout(dropout)]
+        layers += [linear(widths[-1], 1)]
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, images, labels=None):
-        x = images.flatten(1) + 1
-        x = torch.cat([x, F.one_hot(labels, self.classes)], 1) if self.classes else x
+        x = images.flatten(1) + 1  # black is 0 then, and D need not learn the common background
+        if self.classes:
+            x = torch.cat([x, F.one_hot(labels, self.classes).to(x.dtype)], 1)
         return self.layers(x).squeeze(1).float()
 
+
 def sample_z(num_samples, latent_dim, seed=None):
-    """-> z (num_samples, latent_dim) ~ N(0, 1), from the CPU: a seed is the same on all devices."""
-    generator = None if seed is None else torch.Generator().manual_seed(seed)
-    rows = num_samples + -num_samples % 16  # for other counts randn draws the last numbers anew
+    """Return z (num_samples, latent_dim) ~ N(0, 1) on the CPU; the same for the same seed.
+
+    The first n of many samples are those of few: torch.randn draws numbers in blocks of 16, and
+    the last ones anew if they do not fill a block, so whole blocks are drawn.
+    """
+    generator = None
+    if seed is not None:
+        generator = torch.Generator().manual_seed(seed)
+    block = 16
+    rows = block * math.ceil(num_samples / block)
     return torch.randn(rows, latent_dim, generator=generator)[:num_samples]
 
-# ── Losses ── Binary cross-entropy: D says what is real, G wants its images to be called so ───────
+
+# ── Losses ── Binary cross-entropy: D tells real from fake, G wants its fakes to pass for real ────
+
 
 def discriminator_loss(real_logits, fake_logits, label_smoothing=0.0, loss="bce"):
-    """Logits (N,) of real and of fake images -> -log D(x) - log(1 - D(G(z))), means over the batch;
-    2 ln 2 = 1.386 when D can only guess: Goodfellow et al. 2014, equation 1. Real labels are 1 -
-    label_smoothing (one-sided, Salimans et al. 2016, arXiv 1606.03498)."""
-    if loss == "hinge":  # Lim & Ye 2017, Geometric GAN, arXiv 1705.02894
+    """Return D's loss for logits (N,) of real and of fake images, means over the batch.
+
+    bce: -log D(x) - log(1 - D(G(z))), which is 2 ln 2 = 1.386 when D can only guess. Goodfellow et
+    al. 2014, equation 1; real labels are 1 - label_smoothing (Salimans et al. 2016, arXiv
+    1606.03498). hinge: Lim & Ye 2017, arXiv 1705.02894. wgan_gp: minus the estimated Wasserstein
+    distance, Gulrajani et al. 2017, arXiv 1704.00028.
+    """
+    if loss == "hinge":
         return F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()
-    if loss == "wgan_gp":  # minus the Wasserstein distance: Gulrajani et al. 2017, arXiv 1704.00028
+    if loss == "wgan_gp":
         return fake_logits.mean() - real_logits.mean()
     real_labels = torch.full_like(real_logits, 1.0 - label_smoothing)
-    return (F.binary_cross_entropy_with_logits(real_logits, real_labels)
-            + F.binary_cross_entropy_with_logits(fake_logits, torch.zeros_like(fake_logits)))
+    fake_labels = torch.zeros_like(fake_logits)
+    real_loss = F.binary_cross_entropy_with_logits(real_logits, real_labels)
+    fake_loss = F.binary_cross_entropy_with_logits(fake_logits, fake_labels)
+    return real_loss + fake_loss
+
 
 def generator_loss(fake_logits, loss="bce"):
-    """Logits (N,) of fake images -> -log D(G(z)), mean over the batch; ln 2 when D can only guess.
-    The non-saturating form: strong gradients where G is bad. Goodfellow et al. 2014, section 3."""
-    if loss != "bce":
-        return -fake_logits.mean()
-    return F.binary_cross_entropy_with_logits(fake_logits, torch.ones_like(fake_logits))
+    """Return G's loss for D's logits (N,) of fake images, the mean over the batch.
+
+    bce: -log D(G(z)), which is ln 2 = 0.693 when D can only guess. This is the non-saturating form,
+    with strong gradients where G is bad: Goodfellow et al. 2014, section 3. hinge and wgan_gp:
+    minus the mean logit.
+    """
+    if loss == "bce":
+        return F.binary_cross_entropy_with_logits(fake_logits, torch.ones_like(fake_logits))
+    return -fake_logits.mean()
+
 
 def gradient_penalty(logits, images, norm=0):
-    """Logits (N,) of images (N, C, H, W) that require gradients -> mean of (|gradient| - norm)².
-    With norm 0 smooths D at real (R1) and fake (R2) images, so that it can be strong and G still
-    converges: Roth et al. 2017, arXiv 1705.09367; Mescheder et al. 2018, arXiv 1801.04406."""
-    gradient, = torch.autograd.grad(logits.sum(), images, create_graph=True)
-    squares = gradient.float().square().flatten(1).sum(1)  # the root of 0 has no gradient
-    return (((squares + 1e-12).sqrt() - norm).square() if norm else squares).mean()
+    """Return the mean of (|gradient| - norm)² of logits (N,) by images (N, C, H, W).
 
-# ── Training ── D and G take turns, a step each; an average of G over time is what people see ─────
+    With norm 0 it smooths D at real (R1) and at fake (R2) images, so that training converges: Roth
+    et al. 2017, arXiv 1705.09367; Mescheder et al. 2018, arXiv 1801.04406. With norm 1 it is that
+    of wgan_gp. The images must require gradients.
+    """
+    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    squares = gradient.float().square().flatten(1).sum(1)  # |gradient|², (N,)
+    if norm == 0:
+        return squares.mean()
+    lengths = (squares + 1e-12).sqrt()  # the root of 0 has no gradient
+    return (lengths - norm).square().mean()
+
+
+# ── Training ── D and G take turns, one step each; people see a moving average of G ───────────────
+
+FIRST_SHIFTED_EPOCH = 7  # D has learned nothing by heart before, and shifts only slow G down
+PENALTY_EVERY = 8  # steps; eight times the penalty in every 8th step is as good, and cheaper
+REPORT_EVERY = 50  # steps from one look at the losses to the next, as a GPU has to wait for it
+LAST_LR_FACTOR = 0.02  # what the learning rates are multiplied by at the end
+
 
 def choose_device(name, precision):
-    """DEVICE and PRECISION -> torch.device, torch.float32 or torch.bfloat16, which is slow where it
-    is emulated. Raises ValueError if this machine has no such device."""
-    has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    name = max(has, key=has.get) if name == "auto" else name  # the first that is there
-    if not has[name]:
+    """Return the torch.device and the dtype (torch.float32 or torch.bfloat16) of the training.
+
+    Raises ValueError if this machine has no such device.
+    """
+    available = []
+    if torch.cuda.is_available():
+        available.append("cuda")
+    if torch.backends.mps.is_available():
+        available.append("mps")
+    available.append("cpu")
+    if name == "auto":
+        name = available[0]
+    if name not in available:
         raise ValueError(f"DEVICE is {name}, which PyTorch does not find here: use auto or cpu")
-    features = getattr(torch.cpu, "get_capabilities", dict)()  # older PyTorch does not know
-    fast = (features.get("avx512_bf16") or features.get("amx_bf16")) if name == "cpu" else (
-        name == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False))
-    bf16 = precision == "bf16" or (precision == "auto" and fast)
-    return torch.device(name), torch.bfloat16 if bf16 else torch.float32
+    if precision == "bf16" or (precision == "auto" and has_fast_bf16(name)):
+        return torch.device(name), torch.bfloat16
+    return torch.device(name), torch.float32
+
+
+def has_fast_bf16(device_name):
+    """Return whether bfloat16 is computed by the hardware; where it is emulated it is slow."""
+    if device_name == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device_name == "cpu" and hasattr(torch.cpu, "get_capabilities"):  # PyTorch 2.8 and newer
+        features = torch.cpu.get_capabilities()
+        return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
+    return False
+
+
+def lr_factor(epoch, decay_start, decay_end):
+    """Return what the learning rates are multiplied by: 1 to decay_start, then a falling line."""
+    if decay_end == 0:
+        return 1.0
+    decay_start = min(decay_start, decay_end - 1)
+    return float(np.interp(epoch, [decay_start, decay_end], [1.0, LAST_LR_FACTOR]))
+
 
 def descend(loss, optimizer, grad_clip=0.0):
-    """One step of the optimizer down the loss, for its own parameters: G's leaves D as it is."""
+    """Take one step of the optimizer down the loss, for its own parameters alone."""
     parameters = optimizer.param_groups[0]["params"]
     optimizer.zero_grad()
     loss.backward(inputs=parameters)
@@ -325,334 +580,704 @@ def descend(loss, optimizer, grad_clip=0.0):
         nn.utils.clip_grad_norm_(parameters, grad_clip)
     optimizer.step()
 
+
+def load_adam(optimizer, state):
+    """Load the averages that Adam keeps, whose shapes PyTorch does not compare, but no settings.
+
+    Raises KeyError or RuntimeError for those of another network.
+    """
+    settings = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state["state"], "param_groups": settings})
+    for weight in optimizer.param_groups[0]["params"]:
+        for average in ("exp_avg", "exp_avg_sq"):
+            if optimizer.state[weight][average].shape != weight.shape:
+                raise RuntimeError("Adam's averages are of another network")
+
+
 @torch.no_grad()
 def update_ema(G_ema, G, decay):
-    """G_ema = decay * G_ema + (1 - decay) * G, for weights and BatchNorm statistics alike."""
-    averages, values = ([*net.parameters(), *net.buffers()] for net in (G_ema, G))
+    """Set G_ema = decay * G_ema + (1 - decay) * G, for weights and BatchNorm statistics alike."""
+    averages = [*G_ema.parameters(), *G_ema.buffers()]
+    values = [*G.parameters(), *G.buffers()]
     for average, value in zip(averages, values, strict=True):
-        if value.is_floating_point():  # BatchNorm's count of batches is of no use
+        if value.is_floating_point():  # all but BatchNorm's count of batches
             average.lerp_(value, 1.0 - decay)
 
+
 class GAN:
-    """All that a run has earned: networks, averaged G, optimizers, epoch and history."""
-    PARTS = ("G", "D", "G_ema", "optimizer_g", "optimizer_d")
-    def __init__(self, c, image_shape, shift, classes=0):
-        self.config, self.shift, self.epoch, self.steps, self.history = c, shift, 0, 0, []
-        self.device, self.precision = choose_device(c.device, c.precision)
-        torch.manual_seed(c.seed)
-        shape = image_shape, classes if c.conditional else 0
-        self.G = Generator(c.latent_dim, c.g_hidden, *shape, c.modes).to(self.device)
-        self.D = Discriminator(c.d_hidden, c.dropout, *shape, c.spectral_norm).to(self.device)
+    """State of a training run: the networks, their optimizers, the moving average, the history."""
+
+    def __init__(self, config, image_shape, classes=0, shift=False):
+        """Build the networks that config asks for; `classes`, how many labels the data have."""
+        self.config = config
+        self.shift = shift  # whether to shift images from FIRST_SHIFTED_EPOCH on
+        self.epoch = 0
+        self.steps = 0
+        self.history = []  # one dict for each epoch, see COLUMNS
+        self.data = {}  # which images it is trained on, see describe_data
+        self.device, self.precision = choose_device(config.device, config.precision)
+        if not config.conditional:
+            classes = 0
+
+        torch.manual_seed(config.seed)
+        self.G = Generator(
+            latent_dim=config.latent_dim,
+            hidden=config.g_hidden,
+            image_shape=image_shape,
+            classes=classes,
+            modes=config.modes,
+        ).to(self.device)
+        self.D = Discriminator(
+            hidden=config.d_hidden,
+            dropout=config.dropout,
+            image_shape=image_shape,
+            classes=classes,
+            spectral_norm=config.spectral_norm,
+        ).to(self.device)
         self.G_ema = copy.deepcopy(self.G).eval()
-        adam = {"betas": (c.beta1, c.beta2), "fused": True}
-        self.optimizer_g = torch.optim.Adam(self.G.parameters(), c.learning_rate_g, **adam)
-        self.optimizer_d = torch.optim.Adam(self.D.parameters(), c.learning_rate_d, **adam)
+        self.optimizer_g = torch.optim.Adam(self.G.parameters(), fused=True)
+        self.optimizer_d = torch.optim.Adam(self.D.parameters(), fused=True)
+        self.set_learning_rates()
+
+    def set_learning_rates(self):
+        """Give both optimizers the settings for the present epoch."""
+        c = self.config
+        factor = lr_factor(self.epoch, c.lr_decay_start, c.lr_decay_end)
+        betas = (c.beta1, c.beta2)
+        self.optimizer_g.param_groups[0].update(lr=c.learning_rate_g * factor, betas=betas)
+        self.optimizer_d.param_groups[0].update(lr=c.learning_rate_d * factor, betas=betas)
+
+    def autocast(self):
+        """Return the context in which layers compute in bfloat16, if the run does so."""
+        bf16 = self.precision == torch.bfloat16
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
+
+    def augment(self, images):
+        """Shift images at random, if the run does so in this epoch."""
+        if self.shift and self.epoch >= FIRST_SHIFTED_EPOCH:
+            return random_shift(images)
+        return images
+
+    def weighted_penalty(self, logits, images, labels):
+        """Return GRADIENT_PENALTY times the penalty of this step, which is 0 in most steps.
+
+        Logits (2N,) of images (2N, C, H, W), first N real, then N fake ones; their labels (N,).
+        """
+        weight = self.config.gradient_penalty
+        if weight == 0:
+            return 0.0
+        if self.config.loss == "wgan_gp":  # at random points between real and fake images
+            real, fake = images.detach().chunk(2)
+            share = torch.rand(len(real), 1, 1, 1, device=self.device)
+            between = torch.lerp(real, fake, share).requires_grad_()
+            return weight * gradient_penalty(self.D(between, labels), between, norm=1)
+        if self.steps % PENALTY_EVERY == 0:  # lazy: Karras et al. 2020, arXiv 1912.04958
+            return weight * PENALTY_EVERY * gradient_penalty(logits, images)
+        return 0.0
 
     def train_step(self, real, labels):
-        """Real images (D_STEPS * N, C, H, W) in [-1, 1] with their labels, which fakes get too
-        -> tensor: d_loss, g_loss, D's accuracy (0 to 1)."""
+        """Take D_STEPS steps of D and one of G; return a tensor: d_loss, g_loss, D's accuracy.
+
+        Real images (D_STEPS * N, C, H, W) in [-1, 1] and their labels, which fakes get too.
+        """
         c = self.config
-        augment = random_shift if self.shift and self.epoch > 6 else nn.Identity()
-        bf16 = torch.autocast(self.device.type, torch.bfloat16, self.precision == torch.bfloat16)
-        for images, classes in zip(real.chunk(c.d_steps), labels.chunk(c.d_steps), strict=True):
-            z = torch.randn(len(images), c.latent_dim, device=self.device)
-            # D: maximize log D(x) + log(1 - D(G(z))), real and fake in one pass
-            with bf16:
-                fake, penalty = self.G(z, classes), 0.0
-                both = augment(torch.cat([images, fake.detach()])).requires_grad_()
-                logits = self.D(both, classes.repeat(2))
-                if c.gradient_penalty and c.loss == "wgan_gp":  # between real and fake
-                    between = torch.rand(len(images), 1, 1, 1, device=self.device)
-                    mixed = torch.lerp(*both.detach().chunk(2), between).requires_grad_()
-                    penalty = gradient_penalty(self.D(mixed, classes), mixed, norm=1)
-                elif c.gradient_penalty and self.steps % 8 == 0:  # as good as always, and cheaper
-                    penalty = 8 * gradient_penalty(logits, both)
+        for x, y in zip(real.chunk(c.d_steps), labels.chunk(c.d_steps), strict=True):
+            # D: maximize log D(x) + log(1 - D(G(z))), with real and fake in one pass
+            z = torch.randn(len(x), c.latent_dim, device=self.device)
+            with self.autocast():
+                fake = self.G(z, y)
+                images = self.augment(torch.cat([x, fake.detach()])).requires_grad_()
+                logits = self.D(images, y.repeat(2))
+                penalty = self.weighted_penalty(logits, images, y)
             real_logits, fake_logits = logits.chunk(2)
             d_loss = discriminator_loss(real_logits, fake_logits, c.label_smoothing, c.loss)
-            descend(d_loss + c.gradient_penalty * penalty, self.optimizer_d, c.grad_clip)
+            descend(d_loss + penalty, self.optimizer_d, c.grad_clip)
 
-        # G: maximize log D(G(z)), on the same fakes, with D as it is after its step
-        with bf16:
-            g_loss = generator_loss(self.D(augment(fake), classes), c.loss)
+        # G: maximize log D(G(z)) for the same fakes, with D as it is after its step
+        with self.autocast():
+            g_loss = generator_loss(self.D(self.augment(fake), y), c.loss)
         descend(g_loss, self.optimizer_g, c.grad_clip)
 
-        self.steps += 1  # the average is short at first, while G still changes fast
-        update_ema(self.G_ema, self.G, min(c.ema_decay, (1 + self.steps) / (10 + self.steps)))
-        accuracy = ((real_logits > 0).float().mean() + (fake_logits <= 0).float().mean()) / 2
-        return torch.stack([d_loss, g_loss, accuracy]).detach()
+        self.steps += 1
+        decay = min(c.ema_decay, (1 + self.steps) / (10 + self.steps))  # small while G changes fast
+        update_ema(self.G_ema, self.G, decay)
+        right = torch.cat([real_logits > 0, fake_logits <= 0])
+        return torch.stack([d_loss, g_loss, right.float().mean()]).detach()
 
     def train_epoch(self, loader):
-        """One pass over the data -> the epoch's row of the history. Randomness depends on seed and
-        epoch alone, as if never stopped. Raises FloatingPointError if a loss is not finite."""
-        c, self.epoch = self.config, self.epoch + 1
+        """Train for one pass over the loader and return the epoch's row of the history.
+
+        Randomness depends on seed and epoch alone, as if the run had never been stopped. Raises
+        FloatingPointError if a loss is not finite.
+        """
+        c = self.config
+        self.epoch += 1
         torch.manual_seed(c.seed * 1_000_003 + self.epoch)
-        epochs = min(c.lr_decay_start, c.lr_decay_end - 1), c.lr_decay_end
-        share = float(np.interp(self.epoch, epochs, (1, 0.02))) if c.lr_decay_end else 1.0
-        for optimizer, rate in ((self.optimizer_g, c.learning_rate_g),
-                                (self.optimizer_d, c.learning_rate_d)):
-            optimizer.param_groups[0].update(lr=rate * share, betas=(c.beta1, c.beta2))
-        torch.set_flush_denormal(True)  # Adam crawls through denormals where gradients are 0
-        sums, start = torch.zeros(3, device=self.device), time.perf_counter()
+        self.set_learning_rates()
+        sums = torch.zeros(3, device=self.device)
+        start = time.perf_counter()
         with tqdm(loader, f"Epoch [{self.epoch}/{c.epochs}]", leave=False, disable=None) as bar:
             for step, (images, labels) in enumerate(bar, 1):
-                sums += self.train_step(to_float(images.to(self.device)), labels.to(self.device))
-                if step % 50 == 0 or step == len(loader):  # seldom, as a GPU has to wait for it
-                    d_loss, g_loss, accuracy = (sums / step).tolist()
-                    seconds = time.perf_counter() - start
-                    speed = step * len(images) / seconds
-                    bar.set_postfix_str(f"d_loss {d_loss:.3f}, g_loss {g_loss:.3f}, {speed:,.0f}/s")
-                    if not math.isfinite(d_loss + g_loss):
-                        raise FloatingPointError(
-                            f"a loss is not finite in epoch {self.epoch}: lower LEARNING_RATE_G, "
-                            "LEARNING_RATE_D or set GRAD_CLIP, then --resume; all files are whole")
-        return {"epoch": self.epoch, "d_loss": d_loss, "g_loss": g_loss,
-                "d_accuracy": math.nan if c.loss == "wgan_gp" else accuracy, "seconds": seconds,
-                "images_per_second": speed, "fd": None, "covered": None, "missing": None}
+                real = to_float(images.to(self.device))
+                sums += self.train_step(real, labels.to(self.device))
+                if step % REPORT_EVERY and step < len(loader):
+                    continue
+                d_loss, g_loss, accuracy = (sums / step).tolist()
+                seconds = time.perf_counter() - start
+                speed = step * len(images) / seconds
+                bar.set_postfix_str(f"d_loss {d_loss:.3f}, g_loss {g_loss:.3f}, {speed:,.0f}/s")
+                if not math.isfinite(d_loss + g_loss):
+                    raise FloatingPointError(
+                        f"a loss is not finite in epoch {self.epoch}: lower LEARNING_RATE_G and "
+                        "LEARNING_RATE_D or set GRAD_CLIP; earlier files are intact"
+                    )
+        if c.loss == "wgan_gp":  # whose logits have no threshold between real and fake
+            accuracy = math.nan
+        return {
+            "epoch": self.epoch,
+            "d_loss": d_loss,
+            "g_loss": g_loss,
+            "d_accuracy": accuracy,
+            "seconds": seconds,
+            "images_per_second": speed,
+        }
 
     def state_dict(self):
-        parts = {name: getattr(self, name).state_dict() for name in self.PARTS}
-        return {"config": self.config._asdict(), "data": self.G_ema.about["data"],
-                "epoch": self.epoch, "steps": self.steps, "history": self.history, **parts}
+        """Return all that a checkpoint holds."""
+        return {
+            "config": self.config._asdict(),
+            "data": self.data,
+            "epoch": self.epoch,
+            "steps": self.steps,
+            "history": self.history,
+            "G": self.G.state_dict(),
+            "D": self.D.state_dict(),
+            "G_ema": self.G_ema.state_dict(),
+            "optimizer_g": self.optimizer_g.state_dict(),
+            "optimizer_d": self.optimizer_d.state_dict(),
+        }
 
     def load_state_dict(self, state):
-        self.epoch, self.steps, self.history = state["epoch"], state["steps"], state["history"]
-        for name in self.PARTS:
-            getattr(self, name).load_state_dict(state[name])
-        for optimizer in (self.optimizer_g, self.optimizer_d):  # which does not compare shapes
-            for weight in optimizer.param_groups[0]["params"]:
-                [optimizer.state[weight][key].view_as(weight) for key in ("exp_avg", "exp_avg_sq")]
+        """Continue from what state_dict returned.
+
+        Raises KeyError, RuntimeError or TypeError for the state of other networks or of no run.
+        """
+        self.epoch = state["epoch"]
+        self.steps = state["steps"]
+        self.history = [{column: row[column] for column in COLUMNS} for row in state["history"]]
+        if self.epoch != len(self.history) or self.steps < self.epoch:
+            raise RuntimeError("its epochs, steps and history do not fit each other")
+        for part in ("G", "D", "G_ema"):
+            getattr(self, part).load_state_dict(state[part])
+        for part in ("optimizer_g", "optimizer_d"):
+            load_adam(getattr(self, part), state[part])
+
+
+# ── Checkpoints ── Files appear whole or not at all; a run continues from the newest one ──────────
+
+COLUMNS = (  # of the history, one row for each epoch, and of history.csv
+    "epoch",
+    "d_loss",
+    "g_loss",
+    "d_accuracy",  # share of real and fake images that D tells right
+    "seconds",
+    "images_per_second",
+    "fd",  # this and the next are None in epochs that are not measured
+    "covered",  # "8 of 10" classes in the samples
+    "missing",  # "3 5", the other classes
+)
+FIXED = ("latent_dim", "modes", "g_hidden", "d_hidden", "spectral_norm", "conditional")
+FREE = ("epochs", "resume", "overwrite")  # settings whose change is not worth a word
+
 
 def save_whole(path, write):
-    """Let write(file) fill a file beside `path`, then move it there: `path` is never half written.
-    Raises OSError naming the path if the disk is full or the folder cannot be written to."""
-    beside, buffer = path.with_name(f".{path.name}.part"), io.BytesIO()
+    """Call write(file) on a file beside `path`, then move it there, so that it is never half done.
+
+    Raises OSError naming the path if the disk is full or the folder cannot be written to.
+    """
+    beside = path.with_name(f".{path.name}.part")
+    buffer = io.BytesIO()
     write(buffer)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         beside.write_bytes(buffer.getbuffer())
         os.replace(beside, path)
     except OSError as error:
-        raise OSError(f"cannot write {path} ({error.strerror}): make room, mend the folder or "
-                      "close the file; all before is whole; a run goes on by --resume") from error
+        raise OSError(
+            f"cannot write {path} ({error.strerror}): free disk space, fix permissions or close "
+            "the file elsewhere; earlier files are intact"
+        ) from error
     finally:
         with contextlib.suppress(OSError):
             beside.unlink()
 
+
 def load_weights(path):
-    """-> the dict that torch.save wrote to `path`, on the CPU. Code in the file is never run.
-    Raises FileNotFoundError if it is missing, ValueError if it is damaged or anything else."""
+    """Return the dict that torch.save wrote to `path`, on the CPU. Code in a file is never run.
+
+    Raises FileNotFoundError if there is no file, ValueError if it is damaged, is not a weights
+    file, or has weights that are not finite numbers.
+    """
+    state = None
     try:
-        with zipfile.ZipFile(path) as archive:  # torch.load does not compare the checksums
-            state = archive.testzip() or torch.load(path, map_location="cpu", weights_only=True)
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+            bomb = size > Path(path).stat().st_size  # as PyTorch does not compress
+            if not bomb and archive.testzip() is None:  # torch.load does not compare checksums
+                state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise type(error)(f"{path} cannot be read: {error.strerror}") from error
-    except Exception:  # each kind of damage has an error of its own
+    except Exception:  # each kind of damage raises an error of its own
         state = None
     if not isinstance(state, dict):
-        raise ValueError(f"{path} is damaged, or holds more or other than weights")
+        raise ValueError(f"{path} is damaged, or is not a weights file")
+    if not all_finite(state):
+        raise ValueError(f"{path} has weights that are not finite numbers")
     return state
 
+
+def all_finite(state):
+    """Return whether all tensors in nested dicts, lists and tuples hold finite numbers."""
+    if isinstance(state, torch.Tensor):
+        return bool(state.isfinite().all())
+    if isinstance(state, dict):
+        return all(all_finite(value) for value in state.values())
+    if isinstance(state, (list, tuple)):
+        return all(all_finite(value) for value in state)
+    return True
+
+
 def load_generator(path, device="cpu"):
-    """-> the Generator in generator_final.pth, or the averaged one of a checkpoint, in eval mode.
-    Raises FileNotFoundError if the file is missing, ValueError if it is damaged or holds none."""
+    """Return the Generator of generator_final.pth, or the averaged one of a checkpoint.
+
+    It is rebuilt from the file alone and is in eval mode. Raises FileNotFoundError if there is no
+    file, ValueError if it is damaged or holds no generator.
+    """
     state = load_weights(path)
-    state = state.get("G_ema", state)
     try:
-        G = Generator(**{k: v for k, v in state["_extra_state"].items() if k != "about"})
+        state = state.get("G_ema", state)
+        arguments = dict(state["_extra_state"])
+        del arguments["about"]
+        G = Generator(**arguments)
         G.load_state_dict(state)
-    except (AttributeError, LookupError, NameError, TypeError, RuntimeError) as error:
+    except Exception as error:  # each kind of misfit raises an error of its own
         raise ValueError(f"{path} holds no generator of this script") from error
     return G.eval().to(device)
 
-def numbered(folder, suffix, last=math.inf):
-    """-> the files in a folder named like epoch_0001.png, in order, up to number `last`."""
-    numbers = {path: int(path.stem[6:]) for path in Path(folder).glob(f"epoch_*{suffix}")
-               if path.stem[6:].isdecimal() and path.is_file()}
-    return sorted((path for path in numbers if numbers[path] <= last), key=numbers.get)
 
-def resume(gan, folder):
-    """Load the newest whole checkpoint of the folder into the GAN -> whether there is one.
-    Raises ValueError naming what does not fit: networks, data, EPOCHS, or the file in itself."""
-    paths = numbered(folder, ".pth")
+def save_generator(gan, name):
+    """Write the averaged G into CHECKPOINT_DIR, as CPU tensors that any machine can load."""
+    path = Path(gan.config.checkpoint_dir) / name
+    state = copy.deepcopy(gan.G_ema).cpu().state_dict()
+    save_whole(path, lambda file: torch.save(state, file))
+    figures_path(path).unlink(missing_ok=True)  # they are of an earlier one
+
+
+def figures_path(model_path):
+    """Return the file in which evaluate keeps the figures of a generator."""
+    return Path(f"{model_path}.json")
+
+
+def epoch_files(folder, suffix, last=math.inf):
+    """Return the files of a folder named like epoch_0001.png, in order, up to epoch `last`."""
+    numbers = {}
+    for path in Path(folder).glob(f"epoch_*{suffix}"):
+        number = path.stem.removeprefix("epoch_")
+        if number.isdecimal() and int(number) <= last and path.is_file():
+            numbers[path] = int(number)
+    return sorted(numbers, key=numbers.get)
+
+
+def save_checkpoint(gan):
+    """Write the state of a run, then delete old ones."""
+    path = Path(gan.config.checkpoint_dir) / f"epoch_{gan.epoch:04d}.pth"
+    save_whole(path, lambda file: torch.save(gan.state_dict(), file))
+    prune_checkpoints(gan)
+
+
+def prune_checkpoints(gan):
+    """Delete the checkpoints up to the present epoch but for the KEEP_CHECKPOINTS newest ones."""
+    keep = gan.config.keep_checkpoints
+    if keep > 0:
+        for path in epoch_files(gan.config.checkpoint_dir, ".pth", gan.epoch)[:-keep]:
+            path.unlink()
+
+
+def newest_checkpoint(folder):
+    """Return path and state of the newest checkpoint that is not damaged; None, None without one.
+
+    Raises ValueError if all checkpoints are damaged.
+    """
+    paths = epoch_files(folder, ".pth")
     for path in reversed(paths):
         try:
-            state = load_weights(path)
-            break
+            return path, load_weights(path)
         except ValueError as error:
-            print(f"WARNING: {error}: trying the one before")
-    else:
-        if paths:
-            raise ValueError(f"all checkpoints in {folder} are damaged: start anew by --overwrite")
-        print(f"No checkpoint in {folder} yet: starting with epoch 1")
+            print(f"WARNING: {error}: trying the checkpoint before it")
+    if paths:
+        raise ValueError(f"all checkpoints in {folder} are damaged: start again with --overwrite")
+    return None, None
+
+
+def compare_settings(path, state, gan):
+    """Print which settings differ from a checkpoint's. Raises ValueError for one of FIXED."""
+    advice = "set it as it was, or start again with --overwrite"
+    now = gan.config._asdict()
+    for name, was in state["config"].items():
+        if name in FREE or was == now[name]:
+            continue
+        change = f"{name.upper()} {was}"
+        if name in FIXED:
+            raise ValueError(f"{path} was trained with {change}, now it is {now[name]}: {advice}")
+        print(f"Changed since {path}: {change} -> {now[name]}")
+    was, now = state["data"], gan.data
+    if (was["images"], was["checksum"]) != (now["images"], now["checksum"]):
+        raise ValueError(
+            f"{path} was trained on {describe_data(was)}; DATASET and IMAGE_SIZE now give "
+            f"{describe_data(now)}: {advice}"
+        )
+
+
+def resume(gan):
+    """Continue from the newest checkpoint that is not damaged; return whether there is one.
+
+    Raises ValueError if it does not fit the settings or the data, or is no checkpoint.
+    """
+    path, state = newest_checkpoint(gan.config.checkpoint_dir)
+    if path is None:
+        print(f"No checkpoint in {gan.config.checkpoint_dir} yet: starting with epoch 1")
         return False
     try:
-        was, now = ({**each["config"], "data": each["data"]} for each in (state, gan.state_dict()))
-        for name in [name for name in now if now[name] != was.get(name, now[name])]:
-            if name in "latent_dim modes g_hidden d_hidden spectral_norm conditional data".split():
-                raise ValueError(f"{path} was trained with {name.upper()} {was[name]}, now it "
-                                 f"is {now[name]}: set it as it was, or start anew by --overwrite")
-            if name not in ("epochs", "resume", "overwrite"):
-                print(f"Changed since {path}: {name.upper()} {was[name]} -> {now[name]}")
+        compare_settings(path, state, gan)
         gan.load_state_dict(state)
-        rows = [row["epoch"] for row in gan.history if "missing" in row]
-        if rows != [*range(1, int(path.stem[6:]) + 1)] or gan.epoch != len(gan.history):
-            raise TypeError("another epoch than the name says")
-    except (AttributeError, LookupError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{path} is no checkpoint of this script") from error
+    except (AttributeError, LookupError, RuntimeError, TypeError) as error:
+        raise ValueError(f"{path} is no checkpoint of this script ({error})") from error
+    if path.name != f"epoch_{gan.epoch:04d}.pth":
+        raise ValueError(f"{path} is a checkpoint of epoch {gan.epoch}: give it its name back")
     if gan.epoch > gan.config.epochs:
         raise ValueError(f"EPOCHS is {gan.config.epochs}: {path} has done {gan.epoch}, so raise it")
-    print(f"Going on from {path}")
+    print(f"Continuing from {path}")
     return True
 
-def clear_folders(config, samples, checkpoints):
-    """Keep two runs from mixing in a folder: with OVERWRITE delete the earlier, else ValueError.
-    A run to be resumed that was stopped before its first checkpoint has drawn SAVE_EVERY grids."""
-    own = [checkpoints / f"generator_{name}.pth" for name in ("best", "final")[config.resume:]]
-    kept = [*numbered(samples, ".png")[config.save_every * config.resume:],
-            *numbered(checkpoints, ".pth"), *filter(Path.is_file, own)]
-    if kept and not config.overwrite:
-        raise ValueError(f"{kept[-1]} is there from an earlier run: go on by --resume, delete that "
-                         "run by --overwrite, or set another SAMPLES_DIR and CHECKPOINT_DIR")
-    for path in kept:
+
+def clear_folders(config):
+    """Keep two runs from mixing: with OVERWRITE delete the earlier one, else raise ValueError.
+
+    A run that was stopped before its first checkpoint has left history.csv, grids and maybe
+    generator_best.pth; with RESUME it starts again and draws them anew.
+    """
+    samples = Path(config.samples_dir)
+    checkpoints = Path(config.checkpoint_dir)
+    history = checkpoints / "history.csv"
+    earlier = [*epoch_files(checkpoints, ".pth"), *checkpoints.glob("generator_final.pth")]
+    if not (config.resume and history.exists()):
+        earlier += [*epoch_files(samples, ".png"), *checkpoints.glob("generator_best.pth")]
+    if earlier and not config.overwrite:
+        raise ValueError(
+            f"{earlier[-1]} is there from an earlier run: continue it with --resume, delete it "
+            "with --overwrite, or set another SAMPLES_DIR and CHECKPOINT_DIR"
+        )
+    for path in earlier:
         path.unlink()
-        path.with_suffix(".json").unlink(missing_ok=True)  # its figures
+        figures_path(path).unlink(missing_ok=True)
+    if config.overwrite:
+        for path in (history, samples / "loss_curves.png", samples / "training.gif"):
+            path.unlink(missing_ok=True)
+
+
+# ── Output ── Pictures and tables for people ──────────────────────────────────────────────────────
+
+
+def describe_data(data):
+    """Return words for the images of a run: "mnist, 60000 images, checksum 5a1f0f21"."""
+    return f"{data['dataset']}, {data['images']} images, checksum {data['checksum']}"
+
+
+def describe(about):
+    """Return words for what a generator was trained on, such as "60 epochs of mnist, FD 0.97"."""
+    words = f"{about.get('epochs', 0)} epochs of {Path(about.get('dataset', 'nothing')).name}"
+    if about.get("fd") is not None:
+        words += f", FD {about['fd']:.2f}"
+    return words
+
+
+def print_epoch(row, epochs):
+    """Print a row of the history as a line, and the warnings that follow from it."""
+    line = (
+        f"Epoch [{row['epoch']}/{epochs}] | D loss {row['d_loss']:.4f} | "
+        f"G loss {row['g_loss']:.4f} | {row['images_per_second']:,.0f} img/s"
+    )
+    if row["fd"] is not None:
+        line += f" | FD {row['fd']:.2f} | {row['covered']} classes"
+    print(line, flush=True)  # so that a log file has it at once
+    if row["missing"]:
+        print(
+            f"WARNING: of {MEASURED_SAMPLES:,} samples hardly any is of class {row['missing']}. "
+            "If that lasts, G has collapsed: lower LEARNING_RATE_G or set BETA1 to 0",
+            flush=True,
+        )
+    if row["d_accuracy"] > D_WINS:
+        print(
+            f"WARNING: D is right in {row['d_accuracy']:.1%} of cases, and G learns little from "
+            "such a D: lower LEARNING_RATE_D, raise DROPOUT or make D_HIDDEN smaller",
+            flush=True,
+        )
+
+
+def save_image(path, image):
+    """Write an image (C, H, W) in [-1, 1] as a PNG file, with the same scale of grey for all."""
+    pixels = to_uint8(image).permute(1, 2, 0).squeeze(2).cpu().numpy()
+    save_whole(path, lambda file: Image.fromarray(pixels).save(file, "png"))
+
+
+def save_grid(path, images, columns=None):
+    """Write images (N, C, H, W) in [-1, 1] as one PNG file, about as wide as high."""
+    from torchvision.utils import make_grid
+
+    if columns is None:
+        columns = math.ceil(math.sqrt(len(images)))
+    grid = make_grid(images, columns, pad_value=-1.0)
+    channels = images.shape[1]  # make_grid turns one channel into three equal ones
+    save_image(path, grid[:channels])
+
+
+def save_gif(path, pictures):
+    """Write pictures (paths) as an endless GIF of at most 200 of them that rests on the last.
+
+    Raises ValueError if a picture is damaged.
+    """
+    step = math.ceil(len(pictures) / 200)
+    first = (len(pictures) - 1) % step  # so that the last picture is among them
+    frames = []
+    for picture in pictures[first::step]:
+        try:
+            with Image.open(picture) as image:
+                frames.append(image.copy())
+        except OSError as error:
+            raise ValueError(f"{picture} is damaged ({error}): delete it") from error
+    frames = [frame.resize(frames[0].size) for frame in frames]
+    pauses = [120] * (len(frames) - 1) + [2000]  # milliseconds
+    save_whole(
+        path,
+        lambda file: frames[0].save(
+            file, "gif", save_all=True, append_images=frames[1:], duration=pauses, loop=0
+        ),
+    )
+
+
+def save_csv(path, history):
+    """Write a list of dicts with the same keys as a CSV file, with one line for each."""
+    lines = [",".join(history[0])]
+    for row in history:
+        lines.append(",".join("" if value is None else str(value) for value in row.values()))
+    text = "\n".join(lines) + "\n"
+    save_whole(path, lambda file: file.write(text.encode()))
+
+
+def save_curves(path, history, loss="bce"):
+    """Write a plot of both losses, dashed where they are when D can only guess, and of FD."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    epochs = [row["epoch"] for row in history]
+    zero = torch.zeros(1)  # the logit of a D that guesses
+    guesses = {
+        "d_loss": discriminator_loss(zero, zero, loss=loss),
+        "g_loss": generator_loss(zero, loss),
+    }
+    for (name, guess), color in zip(guesses.items(), ("C0", "C1"), strict=True):
+        axes.plot(epochs, [row[name] for row in history], ".-", color=color, label=name)
+        axes.axhline(guess, color=color, linestyle="--", label=f"{name} when D can only guess")
+    unit = {"bce": "cross-entropy (nats)"}.get(loss, f"{loss} loss")
+    axes.set(xlabel="epoch", ylabel=unit)
+    axes.legend(loc="center right")
+
+    measured = [row for row in history if row["fd"] is not None]
+    right = axes.twinx()
+    right.plot(
+        [row["epoch"] for row in measured], [row["fd"] for row in measured], ".-", color="C2"
+    )
+    right.set(yscale="log", ylabel="FD to the training images (green)")
+    save_whole(path, lambda file: figure.savefig(file, format="png", dpi=120))
+
+
+# ── Run ── The data, the networks, the epochs and their files: all of a training ──────────────────
+
 
 def train_gan(**settings):
-    """Train -> the averaged Generator, in eval mode, and the history, a list of one dict an epoch.
-    train_gan(epochs=5): settings are named like the constants. Raises ValueError for a wrong one or
-    a damaged file, OSError if one cannot be written, FloatingPointError if a loss is not finite."""
-    c = make_config(**settings)
-    samples, checkpoints = Path(c.samples_dir), Path(c.checkpoint_dir)
-    images, labels, name = load_dataset(c.dataset, c.data_dir, image_size=c.image_size)
-    loader = make_loader(images, labels, c.batch_size * c.d_steps)
-    if not len(loader):
-        raise ValueError(f"BATCH_SIZE is {c.batch_size}, D_STEPS {c.d_steps}: more than an epoch")
-    shift = c.augment == "shift" or (c.augment == "auto" and len(images) <= EPOCH_IMAGES * 2 // 3)
-    gan = GAN(c, images.shape[1:], shift, int(labels.max()) + 1)
-    data = f"{Path(name)}, {len(images)} images, checksum {zlib.crc32(images.numpy()):08x}"
-    gan.G_ema.about = {"data": data, "epochs": 0, "fd": None}
-    if c.conditional and not labels.any():
-        raise ValueError(f"CONDITIONAL needs labels: give each class of {name} a sub-folder")
-    judge = load_judge(name, c.data_dir) if c.metrics_every and labels.any() else None
-    for folder in (samples, checkpoints):
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(f"cannot write to the folder {folder}: choose another")
-    if not (c.resume and resume(gan, checkpoints)):
-        clear_folders(c, samples, checkpoints)
-    def save_generator(name):
-        state = copy.deepcopy(gan.G_ema).cpu().state_dict()  # which any machine can load
-        save_whole(checkpoints / name, lambda file: torch.save(state, file))
-        (checkpoints / name).with_suffix(".json").unlink(missing_ok=True)  # figures of another one
-    def draw_grid():
-        grid = gan.G_ema.sample(c.num_samples, c.seed)
-        save_grid(samples / f"epoch_{gan.epoch:04d}.png", grid, gan.G.classes)
-    print(f"Training on {data}; {gan.device.type}, {gan.precision}{', shifts from epoch 7' * shift}"
-          f"{', without metrics, which need labels' * (c.metrics_every > 0 and not judge)}")
+    """Train and return the averaged Generator, in eval mode, and the history, a list of dicts.
+
+    train_gan(epochs=5): settings are named like the constants. Raises ValueError for a wrong
+    setting or a damaged file, FileNotFoundError for missing data, OSError if a file cannot be
+    written, FloatingPointError if a loss is not finite.
+    """
+    config = make_config(**settings)
+    gan, loader, judge = prepare_run(config)
+    torch.set_flush_denormal(True)  # for Adam, whose averages shrink where gradients are 0
     try:
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(c.seed))
-        save_grid(samples / "real_samples.png", to_float(images[order[:c.num_samples]]))
-        while gan.epoch < c.epochs:
-            gan.history.append(gan.train_epoch(loader))
-            read = judge and gan.epoch % c.metrics_every == 0
-            gan.history[-1] |= judge.read(gan.G_ema, c.seed + 1) if read else {}
-            gan.G_ema.about |= {"epochs": gan.epoch, "fd": gan.history[-1]["fd"]}
-            if read and gan.G_ema.about["fd"] <= min(row["fd"] or math.inf for row in gan.history):
-                save_generator("generator_best.pth")
-            print_epoch(gan.history[-1], c.epochs)
-            draw_grid()
-            save_csv(checkpoints / "history.csv", gan.history)
-            if gan.epoch % c.save_every == 0 or gan.epoch == c.epochs:  # last: resume counts on it
-                path = checkpoints / f"epoch_{gan.epoch:04d}.pth"
-                save_whole(path, lambda file: torch.save(gan.state_dict(), file))
-                saved = numbered(checkpoints, ".pth", last=gan.epoch)
-                for path in saved[:-c.keep_checkpoints] if c.keep_checkpoints else []:
-                    path.unlink()
-        save_generator("generator_final.pth")
-        save_curves(samples / "loss_curves.png", gan.history, c.loss)
-        draw_grid()  # a resumed run may be over already, and its pictures elsewhere
-        save_gif(samples / "training.gif", numbered(samples, ".png", last=gan.epoch))
-        print(f"Wrote {checkpoints}/generator_final.pth, {samples}/loss_curves.png, training.gif")
-    except KeyboardInterrupt:
-        saved = ["nothing yet", *numbered(checkpoints, ".pth")][-1]
-        print(f"\nStopped in epoch {gan.epoch}. Saved: {saved}; go on by --resume, not --overwrite")
+        while gan.epoch < config.epochs:
+            run_epoch(gan, loader, judge)
+        finish_run(gan)
+    except BaseException:  # Ctrl-C is one
+        print_stop(gan)
         raise
     finally:
         torch.set_flush_denormal(False)
     return gan.G_ema, gan.history
 
-# ── Output ── Pictures and tables for people ──────────────────────────────────────────────────────
 
-def print_epoch(row, epochs):
-    """A row of the history -> its line on the screen, and what is to be warned of."""
-    line = (f"Epoch [{row['epoch']}/{epochs}] | D loss {row['d_loss']:.4f} | "
-            f"G loss {row['g_loss']:.4f} | {row['images_per_second']:,.0f} img/s")
-    line += f" | FD {row['fd']:.2f} | {row['covered']} classes" if row["covered"] else ""
-    if row["missing"]:
-        line += (f"\nWARNING: only {row['covered']} classes in 2,000 samples, not {row['missing']}"
-                 ": if that lasts, G has collapsed: lower LEARNING_RATE_G or set BETA1 to 0")
-    if row["d_accuracy"] > 0.98:
-        line += (f"\nWARNING: D is right in {row['d_accuracy']:.1%} of cases, and G learns little "
-                 "from such a D: lower LEARNING_RATE_D, raise DROPOUT or make D_HIDDEN smaller")
-    print(line, flush=True)  # so that a log file has it at once
+def prepare_run(config):
+    """Return the GAN, new or continued from a checkpoint, the DataLoader, and the judge or None.
 
-def save_image(path, image):
-    """Image (C, H, W) in [-1, 1], a range that is the same for all, C 1 or 3 -> a PNG file."""
-    pixels = to_uint8(image).permute(1, 2, 0).squeeze(2).cpu().numpy()
-    save_whole(path, lambda file: Image.fromarray(pixels).save(file, "png"))
+    Raises what train_gan raises.
+    """
+    check_folders(config)
+    images, labels, dataset = load_dataset(
+        config.dataset, config.data_dir, image_size=config.image_size
+    )
+    classes = int(labels.max()) + 1
+    if config.conditional and classes == 1:
+        raise ValueError(f"CONDITIONAL needs labels: give each class of {dataset} a sub-folder")
+    loader = make_loader(images, labels, config.batch_size * config.d_steps)
+    if len(loader) == 0:
+        raise ValueError(
+            f"BATCH_SIZE is {config.batch_size}, D_STEPS {config.d_steps}: together more than the "
+            "images of an epoch"
+        )
+    few = len(images) <= EPOCH_IMAGES * 2 // 3
+    shift = config.augment == "shift" or (config.augment == "auto" and few)
+    gan = GAN(config, images.shape[1:], classes, shift)
+    checksum = f"{zlib.crc32(images.numpy()):08x}"
+    gan.data = {"dataset": str(Path(dataset)), "images": len(images), "checksum": checksum}
+    gan.G_ema.about = {**gan.data, "epochs": 0, "fd": None}
+    judge = choose_judge(config, dataset)
 
-def save_grid(path, images, columns=None):
-    """Images (N, C, H, W) in [-1, 1] -> one PNG file with all of them, about as wide as high."""
-    from torchvision.utils import make_grid
-    grid = make_grid(images, columns or math.ceil(math.sqrt(len(images))), pad_value=-1.0)
-    save_image(path, grid[:images.shape[1]])  # make_grid turns grey into three equal channels
+    make_folder("samples_dir", config.samples_dir)
+    make_folder("checkpoint_dir", config.checkpoint_dir)
+    if not (config.resume and resume(gan)):
+        clear_folders(config)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(config.seed))
+    real = to_float(images[order[: config.num_samples]])
+    save_grid(Path(config.samples_dir) / "real_samples.png", real)
+    print(f"Training on {describe_data(gan.data)}; {gan.device.type}, {gan.precision}")
+    if shift:
+        print(f"Images are shifted by up to a pixel from epoch {FIRST_SHIFTED_EPOCH} on")
+    return gan, loader, judge
 
-def save_gif(path, pictures):
-    """Paths of pictures -> an endless GIF of at most 200 of them that rests on the last."""
+
+def check_folders(config):
+    """Raise ValueError if a run would write into its own folder of training images."""
+    if config.dataset in (*SETS, "mnist_5k"):
+        return
+    for setting in ("samples_dir", "checkpoint_dir"):
+        folder = getattr(config, setting)
+        if Path(folder).resolve().is_relative_to(Path(config.dataset).resolve()):
+            raise ValueError(
+                f"{setting.upper()} (--{setting}) is {folder!r}, inside the data folder "
+                f"{config.dataset!r}: pictures of the run would become training images"
+            )
+
+
+def make_folder(setting, folder):
+    """Make the folder of a setting. Raises ValueError if files cannot be written there."""
+    reason = "it is read-only"
     try:
-        frames = [Image.open(each).copy() for each in pictures[::-math.ceil(len(pictures) / 200)]]
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
     except OSError as error:
-        raise ValueError(f"a grid in {path.parent} is damaged ({error}): delete it") from error
-    frames = [frame.resize(frames[0].size) for frame in reversed(frames)]
-    pauses = [120] * (len(frames) - 1) + [2000]  # milliseconds
-    save_whole(path, lambda file: frames[0].save(
-        file, "gif", save_all=True, append_images=frames[1:], duration=pauses, loop=0))
+        reason = error.strerror
+        writable = False
+    if not writable:
+        raise ValueError(
+            f"{setting.upper()} (--{setting}) is {folder!r}, where no file can be written "
+            f"({reason}): choose another folder"
+        )
 
-def save_csv(path, history):
-    """A list of dicts with the same keys -> a CSV file with one line for each."""
-    lines = [history[0].keys(), *(row.values() for row in history)]
-    text = "".join(",".join("" if v is None else str(v) for v in line) + "\n" for line in lines)
-    save_whole(path, lambda file: file.write(text.encode()))
 
-def save_curves(path, history, loss="bce"):
-    """The history -> a plot of both losses, dashed where they are when D can only guess, and FD."""
-    from matplotlib.figure import Figure
-    figure, zero = Figure(figsize=(8, 4.5), layout="constrained"), torch.zeros(1)
-    axes, epochs = figure.subplots(), [row["epoch"] for row in history]
-    for name, color, guess in (("d_loss", "C0", discriminator_loss(zero, zero, 0.0, loss)),
-                               ("g_loss", "C1", generator_loss(zero, loss))):
-        axes.plot(epochs, [row[name] for row in history], ".-", color=color, label=name)
-        axes.axhline(guess, color=color, linestyle="--", label=f"{name} when D can only guess")
-    axes.set(xlabel="epoch", ylabel="cross-entropy (nats)" if loss == "bce" else f"{loss} loss")
-    axes.legend(loc="center right")
-    right, read = axes.twinx(), [row for row in history if row["fd"]]
-    right.plot([row["epoch"] for row in read], [row["fd"] for row in read], ".-", color="C2")
-    right.set(yscale="log", ylabel="FD to the training images (green)")
-    save_whole(path, lambda file: figure.savefig(file, format="png", dpi=120))
+def run_epoch(gan, loader, judge):
+    """Train for one epoch, measure what G draws and write the files of the epoch."""
+    config = gan.config
+    row = gan.train_epoch(loader)
+    last = gan.epoch == config.epochs
+    if judge is not None and (last or gan.epoch % config.metrics_every == 0):
+        row |= judge.measure(gan.G_ema, config.seed + 1)
+    else:
+        row |= {"fd": None, "covered": None, "missing": None}
+    gan.history.append(row)
+    gan.G_ema.about |= {"epochs": gan.epoch, "fd": row["fd"]}
 
-# ── Metrics ── A small classifier, the judge, looks at real and at drawn images ───────────────────
+    print_epoch(row, config.epochs)
+    save_csv(Path(config.checkpoint_dir) / "history.csv", gan.history)
+    fds = [past["fd"] for past in gan.history if past["fd"] is not None]
+    if row["fd"] is not None and row["fd"] == min(fds):
+        save_generator(gan, "generator_best.pth")
+    draw_grid(gan)
+    if last or gan.epoch % config.save_every == 0:
+        save_checkpoint(gan)
+
+
+def draw_grid(gan):
+    """Write the grid of an epoch: always of the same z, and of all classes in turn if there are."""
+    images = gan.G_ema.sample(gan.config.num_samples, gan.config.seed)
+    path = Path(gan.config.samples_dir) / f"epoch_{gan.epoch:04d}.png"
+    save_grid(path, images, gan.G.classes or None)
+
+
+def finish_run(gan):
+    """Write the files of the end of a run, again too if it was over already."""
+    config = gan.config
+    samples = Path(config.samples_dir)
+    save_generator(gan, "generator_final.pth")
+    save_curves(samples / "loss_curves.png", gan.history, config.loss)
+    draw_grid(gan)  # SAMPLES_DIR may be another one than before
+    save_gif(samples / "training.gif", epoch_files(samples, ".png", gan.epoch))
+    prune_checkpoints(gan)  # if a run was killed before it could do that
+    print(
+        f"Wrote {config.checkpoint_dir}/generator_final.pth, {samples}/loss_curves.png "
+        "and training.gif"
+    )
+
+
+def print_stop(gan):
+    """Print where a run that ends early can be continued."""
+    saved = "no checkpoint yet"
+    paths = epoch_files(gan.config.checkpoint_dir, ".pth")
+    if paths:
+        saved = f"the newest checkpoint is {paths[-1]}"
+    print(f"\nStopped in epoch {gan.epoch}: {saved}; --resume continues", flush=True)
+
+
+# ── Metrics ── A small classifier, the judge, compares real images with drawn ones ────────────────
+
+MNIST_JUDGE = BUNDLE.with_name("judge_mnist.pth")  # shipped, so that numbers can be compared
+MEASURED_SAMPLES = 2000  # in a run; evaluate takes more
+D_WINS = 0.98  # accuracy of D above which G learns little
+
 
 class Judge(nn.Module):
-    """Images (N, C, H, W) in [-1, 1], seen at 28 x 28 -> the layer before the last, (N, 64), and
-    logits (N, classes). `notes`: what else its file tells, such as statistics of real images."""
+    """Classifier: images (N, C, H, W) in [-1, 1] -> features (N, 64) and logits (N, classes).
+
+    It sees images at 28 x 28. Its file also tells its accuracy on test images, and the statistics
+    of its features of all training and test images.
+    """
+
     def __init__(self, classes=10, channels=1):
         super().__init__()
         layers = []
         for n_in, n_out in pairwise([channels, 16, 32, 64]):
-            layers += [nn.Conv2d(n_in, n_out, 3, padding=1), nn.BatchNorm2d(n_out), nn.ReLU(),
-                       nn.MaxPool2d(2)]
+            layers += [
+                nn.Conv2d(n_in, n_out, 3, padding=1),
+                nn.BatchNorm2d(n_out),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+            ]
         layers += [nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(9 * 64, 64), nn.ReLU()]
-        self.features, self.classify = nn.Sequential(*layers), nn.Linear(64, classes)
+        self.features = nn.Sequential(*layers)
+        self.classify = nn.Linear(64, classes)
+        for split in ("train", "test"):
+            self.register_buffer(f"{split}_mean", torch.zeros(64, dtype=torch.float64))
+            self.register_buffer(f"{split}_cov", torch.zeros(64, 64, dtype=torch.float64))
 
     def forward(self, images):
         if images.shape[-1] != 28:
@@ -662,339 +1287,740 @@ class Judge(nn.Module):
 
     @torch.no_grad()
     def look(self, images):
-        """Images (N, C, H, W) uint8 -> features (N, 64), probabilities (N, classes), on the CPU."""
-        parts = [self(to_float(part)) for part in images.cpu().split(500)]
-        features, logits = map(torch.cat, zip(*parts, strict=True))
-        return features, logits.softmax(1)
+        """Return features (N, 64) and probabilities (N, classes) of uint8 images, on the CPU."""
+        features = []
+        logits = []
+        for part in images.cpu().split(500):
+            part_features, part_logits = self(to_float(part))
+            features.append(part_features)
+            logits.append(part_logits)
+        return torch.cat(features), torch.cat(logits).softmax(1)
 
-    def read(self, G, seed):
-        """2,000 samples -> "fd", classes "covered", "missing" (under a tenth of an equal share)."""
-        features, probabilities = self.look(to_uint8(G.sample(2000, seed)))
-        share = probabilities.argmax(1).bincount(minlength=probabilities.shape[1]) / 2000
-        missing = (share < 0.1 / len(share)).nonzero().flatten().tolist()
-        return {"fd": frechet_distance(*self.notes["train"], *statistics(features)),
-                "covered": f"{len(share) - len(missing)} of {len(share)}",
-                "missing": " ".join(map(str, missing))}
+    def measure(self, G, seed):
+        """Return FD and classes of samples of G, as columns of the history.
 
-def fit_judge(images, labels, epochs, seed=0, augment=lambda images: random_shift(images, 2)):
-    """Images (N, C, H, W) uint8, labels (N,) -> a Judge that has learned the labels."""
+        A class is missing if it has less than a tenth of an equal share.
+        """
+        features, probabilities = self.look(to_uint8(G.sample(MEASURED_SAMPLES, seed)))
+        classes = probabilities.shape[1]
+        shares = class_shares(probabilities)
+        missing = [number for number in range(classes) if shares[number] < 0.1 / classes]
+        return {
+            "fd": frechet_distance(self.train_mean, self.train_cov, *statistics(features)),
+            "covered": f"{classes - len(missing)} of {classes}",
+            "missing": " ".join(map(str, missing)),
+        }
+
+
+def class_shares(probabilities):
+    """Return how often each class is the most probable one: (N, K) -> (K,), shares of 1."""
+    classes = probabilities.shape[1]
+    return probabilities.argmax(1).bincount(minlength=classes) / len(probabilities)
+
+
+def shift_by_two(images):
+    """Return images shifted by up to two pixels, with which a judge is trained."""
+    return random_shift(images, 2)
+
+
+def fit_judge(images, labels, epochs, seed=0, augment=shift_by_two):
+    """Return a Judge trained on images (N, C, H, W) uint8 and labels (N,)."""
     torch.manual_seed(seed)
-    judge, loader = Judge(int(labels.max()) + 1, images.shape[1]), make_loader(images, labels, 128)
+    judge = Judge(int(labels.max()) + 1, images.shape[1])
+    loader = make_loader(images, labels, 128)
     optimizer = torch.optim.AdamW(judge.parameters(), fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, epochs * len(loader))
     for epoch in range(1, epochs + 1):
         for batch, classes in tqdm(loader, f"Judge [{epoch}/{epochs}]", leave=False, disable=None):
-            descend(F.cross_entropy(judge(augment(to_float(batch)))[1], classes), optimizer)
+            _, logits = judge(augment(to_float(batch)))
+            descend(F.cross_entropy(logits, classes), optimizer)
             schedule.step()
     return judge.eval()
 
+
 def train_judge(dataset=DATASET, data_dir=DATA_DIR, seed=SEED):
-    """Train the judge of a data set, save it with what it sees in the real images -> path. Raises
-    ValueError without labels, or with less than all of MNIST, whose judge is shipped."""
+    """Train the judge of a data set and write it into data_dir; return its path.
+
+    Raises ValueError for a folder, which has no test images, and for less than all of MNIST, whose
+    judge is shipped.
+    """
+    if dataset not in SETS:
+        raise ValueError(
+            f"DATASET (--dataset) is {dataset!r}: there are judges of {' | '.join(SETS)}"
+        )
     images, labels, name = load_dataset(dataset, data_dir)
-    if name in SETS:
-        test, test_labels, _ = load_dataset(name, data_dir, train=False)
-    else:  # every tenth image of a folder
-        tenth = torch.arange(len(images)) % 10 == 0
-        (test, images), (test_labels, labels) = ((x[tenth], x[~tenth]) for x in (images, labels))
-    path = judge_path(name, data_dir)
-    if not labels.any() or len(test) < 10 or (path == MNIST_JUDGE and len(images) < 60_000):
-        raise ValueError(f"a judge of {name} needs 100 images in sub-folders for their classes, "
-                         "MNIST's all of it in --data_dir; METRICS_EVERY = 0 trains without one")
+    if name == "mnist_5k" or (name == "mnist" and len(images) < 60_000):
+        raise ValueError(
+            "the judge of mnist is trained on all of it: say by --data_dir where it is"
+        )
+    test_images, test_labels, _ = load_dataset(name, data_dir, train=False)
+
     judge = fit_judge(images, labels, epochs=8, seed=seed)
-    (features, _), (test_features, probabilities) = judge.look(images), judge.look(test)
+    features, _ = judge.look(images)
+    test_features, probabilities = judge.look(test_images)
+    judge.train_mean, judge.train_cov = statistics(features)
+    judge.test_mean, judge.test_cov = statistics(test_features)
     accuracy = (probabilities.argmax(1) == test_labels).float().mean().item()
-    state = {"weights": judge.state_dict(), "classes": probabilities.shape[1],
-             "channels": images.shape[1], "accuracy": accuracy, "seed": seed,
-             "train": statistics(features), "test": statistics(test_features)}
+    state = {
+        "classes": probabilities.shape[1],
+        "channels": images.shape[1],
+        "accuracy": accuracy,
+        "seed": seed,
+        "weights": judge.state_dict(),
+    }
+    path = judge_path(name, data_dir)
     save_whole(path, lambda file: torch.save(state, file))
-    print(f"Wrote {path}, right on {accuracy:.2%} of {len(test)} test images (seed {seed})")
+    print(f"Wrote {path}, right on {accuracy:.2%} of {len(test_images)} test images (seed {seed})")
     return path
 
-def judge_path(name, data_dir):
-    """-> file of a data set's judge."""
-    files = repr(sorted(Path(name).resolve().rglob("*"))).encode()  # of a folder of images
-    own = f"judge_{name if name in SETS else f'folder_{zlib.crc32(files):08x}'}.pth"
-    return MNIST_JUDGE if name in ("mnist", "mnist_5k") else Path(data_dir).expanduser() / own
 
-def load_judge(name, data_dir):
-    """-> the Judge of a data set, trained if there is none yet. Raises ValueError if damaged."""
-    path = judge_path(name, data_dir)
+def judge_path(dataset, data_dir):
+    """Return the file of the judge of a data set."""
+    if dataset in ("mnist", "mnist_5k"):
+        return MNIST_JUDGE
+    return Path(data_dir) / f"judge_{dataset}.pth"
+
+
+def load_judge(dataset, data_dir):
+    """Return the Judge of a data set, trained first if there is none; MNIST's is shipped.
+
+    Raises FileNotFoundError if that is missing, ValueError if the file is damaged.
+    """
+    path = judge_path(dataset, data_dir)
     if not path.exists():
-        print(f"Training a judge of {name} for the metrics, once; METRICS_EVERY = 0 does without")
-        train_judge(name, data_dir)
-    notes = load_weights(path)
+        if path == MNIST_JUDGE:
+            raise FileNotFoundError(f"{path} is missing: copy it from where this script comes from")
+        print(
+            f"Training a judge of {dataset} to measure FD, once; METRICS_EVERY = 0 trains without"
+        )
+        train_judge(dataset, data_dir)
+    state = load_weights(path)
     try:
-        judge = Judge(notes["classes"], notes["channels"])
-        judge.load_state_dict(notes["weights"])
-        judge.notes = {**notes, "floor": frechet_distance(*notes["train"], *notes["test"])}
-    except (AttributeError, LookupError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{path} holds no judge: delete it or fetch the project anew") from error
+        judge = Judge(state["classes"], state["channels"])
+        judge.load_state_dict(state["weights"])
+        judge.accuracy = state["accuracy"]
+        judge.seed = state["seed"]
+    except Exception as error:  # each kind of misfit raises an error of its own
+        raise ValueError(f"{path} holds no judge: delete it, or copy it anew") from error
     return judge.eval()
 
+
+def choose_judge(config, dataset):
+    """Return the judge that measures a run, or None; print why if that is not METRICS_EVERY = 0."""
+    if config.metrics_every == 0:
+        return None
+    if dataset not in (*SETS, "mnist_5k"):
+        print("Training without metrics: a folder of images has no judge that could measure FD")
+        return None
+    if judge_path(dataset, config.data_dir) == MNIST_JUDGE and not MNIST_JUDGE.exists():
+        print(
+            f"WARNING: training without metrics, as {MNIST_JUDGE} is missing: copy it from where "
+            "this script comes from"
+        )
+        return None
+    return load_judge(dataset, config.data_dir)
+
+
 def statistics(features):
-    """Features (N, d) -> their mean (d,) and covariance (d, d), in float64."""
+    """Return the mean (d,) and covariance (d, d) of features (N, d), in float64."""
     return features.double().mean(0), features.double().T.cov()
 
+
 def frechet_distance(mean_a, cov_a, mean_b, cov_b):
-    """|mean_a - mean_b|² + tr(A + B - 2 (A B)^(1/2)) of two Gaussians; 0 where they are the same.
-    Heusel et al. 2017, arXiv 1706.08500; not of Inception's features, so it is no FID."""
+    """Return |mean_a - mean_b|² + tr(A + B - 2 (A B)^(1/2)) of two Gaussians, 0 for equal ones.
+
+    Heusel et al. 2017, arXiv 1706.08500. Of the judge's features, not of Inception's, so no FID.
+    """
     values, vectors = torch.linalg.eigh(cov_a)
     half = vectors * values.clamp(min=0).sqrt()  # A = half half^T; half^T B half has A B's values
     cross = torch.linalg.eigvalsh(half.T @ cov_b @ half).clamp(min=0).sqrt().sum()
     return ((mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross).item()
 
+
 def inception_score(probabilities):
-    """Probabilities (N, K) -> exp of the mean KL(p(y|x) || p(y)): from 1, all alike, to K, all sure
-    and all classes equally often. Salimans et al. 2016, arXiv 1606.03498."""
+    """Return exp of the mean KL(p(y|x) || p(y)) of probabilities (N, K), from 1 to K.
+
+    1: all are alike; K: each is surely of one class, and all classes are equally frequent.
+    Salimans et al. 2016, arXiv 1606.03498.
+    """
     p = probabilities.double().clamp(min=1e-12)
     return (p * (p.log() - p.mean(0).log())).sum(1).mean().exp().item()
 
+
 def nearest(points, others, k=1):
-    """Points (N, d), others (M, d) -> distance (N,) of each point to its k-th nearest other."""
-    return torch.cat([torch.cdist(part, others).kthvalue(k).values for part in points.split(500)])
+    """Return the distance (N,) of each of points (N, d) to its k-th nearest of others (M, d)."""
+    distances = []
+    for part in points.split(500):
+        distances.append(torch.cdist(part, others).kthvalue(k).values)
+    return torch.cat(distances)
+
+
+def share_inside(points, others, k):
+    """Return the share of points (N, d) that lie among others (M, d).
+
+    A point does if it is no farther from one of the others than that one's k-th neighbour.
+    """
+    radii = nearest(others, others, k + 1)  # the nearest of all is the point itself
+    inside = []
+    for part in points.split(500):
+        inside.append((torch.cdist(part, others) <= radii).any(1))
+    return torch.cat(inside).float().mean().item()
+
 
 def precision_recall(real, fake, k=3):
-    """Features (N, d), (M, d) -> share of fakes among the real, share of reals among the fake:
-    what is drawn looks real; what is real gets drawn. Among others is what lies within the distance
-    of one of them to its k-th neighbour. Kynkaanniemi et al. 2019, arXiv 1904.06991."""
-    def share(points, others):
-        radii = nearest(others, others, k + 1)  # the nearest of all is the point itself
-        inside = [(torch.cdist(part, others) <= radii).any(1) for part in points.split(500)]
-        return torch.cat(inside).float().mean().item()
-    return share(fake, real), share(real, fake)
+    """Return the share of fake features among the real ones, and of real ones among the fake.
+
+    Features (N, d) and (M, d). Precision: what is drawn looks real; recall: what is real gets
+    drawn. Kynkaanniemi et al. 2019, arXiv 1904.06991.
+    """
+    return share_inside(fake, real, k), share_inside(real, fake, k)
+
 
 def two_sample_accuracy(real, fake):
-    """Images (N, C, H, W) uint8 of both kinds -> share that a fresh network, trained on one half to
-    tell them, gets right in the other: 0.5 to 1. Lopez-Paz & Oquab 2017, arXiv 1610.06545."""
+    """Return the share of images that a new network tells right to be real or fake: 0.5 to 1.
+
+    Images (N, C, H, W) uint8 of both kinds; the network learns from one half and is tested on the
+    other. Lopez-Paz & Oquab 2017, arXiv 1610.06545.
+    """
     n = min(len(real), len(fake)) // 2
-    classes = torch.arange(2).repeat_interleave(n)
-    critic = fit_judge(torch.cat([real[:n], fake[:n]]), classes, epochs=1, augment=nn.Identity())
-    _, probabilities = critic.look(torch.cat([real[n:2 * n], fake[n:2 * n]]))
-    return (probabilities.argmax(1) == classes).float().mean().item()
+    learned = torch.cat([real[:n], fake[:n]])
+    tested = torch.cat([real[n : 2 * n], fake[n : 2 * n]])
+    labels = torch.arange(2).repeat_interleave(n)
+    critic = fit_judge(learned, labels, epochs=1, augment=nn.Identity())
+    _, probabilities = critic.look(tested)
+    return (probabilities.argmax(1) == labels).float().mean().item()
 
-def parzen_log_likelihood(samples, images, sigmas):
-    """Samples (M, d), images (N, d) in [0, 1] -> (S,) mean log-likelihood (nats) of images under
-    Gaussians of each sigma (S,) around the samples. Misleading: Theis et al. 2016, 1511.01844."""
-    total, d = torch.zeros(len(sigmas)), samples.shape[1]
-    for part in images.split(500):
-        squares = torch.cdist(part, samples).square()
-        total += torch.stack([(squares / (-2 * s * s)).logsumexp(1).sum() for s in sigmas])
-    return total / len(images) - math.log(len(samples)) - d / 2 * (2 * math.pi * sigmas**2).log()
 
-# ── Commands ── `train` is train_gan above; the others use what it has saved ──────────────────────
+# ── Commands ── `train` is train_gan above; the others use the generator that it has saved ────────
+
+WALK_STEPS = 10  # pictures in a row of generate --interpolate
+
 
 def find_generator(model_path, checkpoint_dir):
-    """-> Generator and path of model_path or, if that is empty, the final one, else the newest."""
-    final = [*Path(checkpoint_dir).glob("generator_final.pth")]
-    found = [model_path] if model_path else final or numbered(checkpoint_dir, ".pth")
-    if not found:
-        raise FileNotFoundError(f"no generator in {checkpoint_dir}: train one by `python "
-                                "gan_mnist.py` or name one by --model_path")
-    return load_generator(found[-1]), Path(found[-1])
+    """Return Generator and path of model_path; if that is "", the final one or newest checkpoint.
+
+    Raises FileNotFoundError if there is none, ValueError if the file is damaged.
+    """
+    if model_path:
+        return load_generator(model_path), Path(model_path)
+    paths = epoch_files(checkpoint_dir, ".pth")
+    final = Path(checkpoint_dir) / "generator_final.pth"
+    if final.exists():
+        paths.append(final)
+    if not paths:
+        raise FileNotFoundError(
+            f"no generator in {checkpoint_dir}: train one by `python gan_mnist.py`, or name one "
+            "by --model_path"
+        )
+    return load_generator(paths[-1]), paths[-1]
+
 
 @torch.no_grad()
-def generate(model_path="", num_samples=NUM_SAMPLES, seed=SEED, digit=-1, separate=False,
-             interpolate=False, show=False, samples_dir=SAMPLES_DIR,
-             checkpoint_dir=CHECKPOINT_DIR):
-    """Draw digits with a trained generator -> path of the picture. Raises FileNotFoundError without
-    a file of it, ValueError if that is damaged or holds none, or if it does not know the digit."""
+def walk(G, z, labels):
+    """Return images of walks from each of z (N, latent_dim) to the next, WALK_STEPS for each.
+
+    For independent a, b ~ N(0, 1), cos(t) a + sin(t) b is N(0, 1) for every t. One-hot parts of
+    the code take cos² and sin², which add up to 1.
+    """
+    code = G.code(z, labels)
+    one_hot = torch.zeros(code.shape[1], dtype=torch.bool)
+    one_hot[: G.modes] = True
+    one_hot[G.latent_dim :] = True
+    t = torch.linspace(0, math.pi / 2, WALK_STEPS).unsqueeze(1)
+    from_share = torch.where(one_hot, t.cos().square(), t.cos())
+    to_share = torch.where(one_hot, t.sin().square(), t.sin())
+    rows = [G.decode(from_share * a + to_share * b) for a, b in pairwise(code)]
+    return torch.cat(rows)
+
+
+def generate(
+    model_path="",
+    num_samples=NUM_SAMPLES,
+    seed=SEED,
+    digit=-1,
+    separate=False,
+    interpolate=False,
+    show=False,
+    samples_dir=SAMPLES_DIR,
+    checkpoint_dir=CHECKPOINT_DIR,
+):
+    """Draw digits with a trained generator.
+
+    Returns the path of the picture. Raises FileNotFoundError if there is no generator, ValueError
+    if its file is damaged or if it does not know the digit, OSError if a file cannot be written.
+    """
     G, model_path = find_generator(model_path, checkpoint_dir)
-    path = Path(samples_dir) / f"generated_seed_{seed}{f'_digit_{digit}' * (digit >= 0)}.png"
     if digit >= G.classes:
-        raise ValueError(f"--digit is {digit}: {model_path} knows {G.classes} classes; a generator "
-                         "learns them by CONDITIONAL = True")
+        raise ValueError(
+            f"--digit is {digit}: {model_path} knows {G.classes} classes; a generator learns them "
+            "by CONDITIONAL = True"
+        )
+    make_folder("samples_dir", samples_dir)
     labels = torch.arange(num_samples + 1) % max(1, G.classes)
-    labels = labels if digit < 0 else torch.full_like(labels, digit)
-    images = G.sample(num_samples, seed, labels[:-1])
-    if interpolate:  # of independent a, b ~ N(0, 1), cos(t) a + sin(t) b is N(0, 1) for every t
-        codes = G.code(sample_z(num_samples + 1, G.latent_dim, seed), labels)
-        t, place = torch.linspace(0, math.pi / 2, 10).unsqueeze(1), torch.arange(codes.shape[1])
-        power = 1 + ((place < G.modes) | (place >= G.latent_dim)).int()  # so that shares add to 1
-        images = torch.cat([G.layers(t.cos()**power * a + t.sin()**power * b)
-                            for a, b in pairwise(codes)]).view(-1, *G.image_shape)
-        path = path.with_name(path.name.replace("generated", "interpolation"))
-    save_grid(path, images, 10 if interpolate else G.classes * (digit < 0))
-    print(f"Wrote {path}, drawn by {model_path} ({G.about})")
+    columns = G.classes or None
+    name = f"seed_{seed}"
+    if digit >= 0:
+        labels = torch.full_like(labels, digit)
+        columns = None
+        name += f"_digit_{digit}"
+    if interpolate:
+        z = sample_z(num_samples + 1, G.latent_dim, seed)
+        images = walk(G, z, labels)
+        columns = WALK_STEPS
+        path = Path(samples_dir) / f"interpolation_{name}.png"
+    else:
+        images = G.sample(num_samples, seed, labels[:num_samples])
+        path = Path(samples_dir) / f"generated_{name}.png"
+
+    save_grid(path, images, columns)
+    print(f"Wrote {path}, drawn by {model_path} ({describe(G.about)})")
     if separate:
         for number, image in enumerate(images, 1):
             save_image(path.with_suffix("") / f"{number:04d}.png", image)
     if show:
-        from matplotlib import pyplot
-        pyplot.imshow(Image.open(path), cmap="gray").axes.axis("off")
-        pyplot.show()
+        show_picture(path)
     return path
 
-def evaluate(model_path="", num_samples=10_000, seed=SEED, parzen=False, data_dir=DATA_DIR,
-             checkpoint_dir=CHECKPOINT_DIR):
-    """Measure a generator -> {"generated": figures, "real": those of test images, or else of half
-    of the training images}, as a table and as a JSON file too. Raises what `generate` raises."""
+
+def show_picture(path):
+    """Open a picture in a window."""
+    from matplotlib import pyplot
+
+    pyplot.imshow(Image.open(path), cmap="gray")
+    pyplot.axis("off")
+    pyplot.show()
+
+
+def evaluate(
+    model_path="",
+    num_samples=10_000,
+    seed=SEED,
+    data_dir=DATA_DIR,
+    checkpoint_dir=CHECKPOINT_DIR,
+):
+    """Measure how good a generator is, beside real images.
+
+    Returns {"generated": figures, "real": figures}, and prints and writes them. Raises
+    FileNotFoundError if there is no generator, ValueError if its file is damaged or its data set
+    has no judge.
+    """
     G, model_path = find_generator(model_path, checkpoint_dir)
-    if not isinstance(G.about, dict) or not isinstance(G.about.get("data"), str):
-        raise ValueError(f"{model_path} does not say which data set it was trained on")
-    name, side = G.about["data"].rsplit(", ", 2)[0], G.image_shape[-1]
-    everything, _, name = load_dataset(name, data_dir, image_size=side)
-    whole, judge = "mnist" if name == "mnist_5k" else name, load_judge(name, data_dir)
-    def shuffle(images):
-        return images[torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))]
-    train, test = shuffle(everything).chunk(2)  # of the bundle and of folders, half against half
-    if name in SETS:
-        train, test = shuffle(everything), shuffle(load_dataset(name, data_dir, False, side)[0])
-    reference, validation = train.tensor_split([len(train) * 9 // 10])
-    n = min(num_samples, len(reference), len(test))
-    if n < 400 or everything.shape[1:] != (*G.image_shape,):
-        raise ValueError(f"NUM_SAMPLES (--num_samples) must be 400 or more, images in {name} 1000, "
-                         f"all of the shape that {model_path} draws, {G.image_shape}")
-    reference, generated = reference[:n], to_uint8(G.sample(n, seed))
-    real_features, figures = judge.look(reference)[0], {}
-    for column, images in (("generated", generated), ("real", test[:n])):
-        features, p = judge.look(images)
-        to_test = statistics(features if column == "generated" else real_features)
-        share = p.argmax(1).bincount(minlength=p.shape[1]) / len(p)
-        precision, recall = precision_recall(real_features, features)
-        figures[column] = {
-            f"FD-{whole} to training images": frechet_distance(
-                *judge.notes["train"], *statistics(features)),
-            f"FD-{whole} to test images": frechet_distance(*judge.notes["test"], *to_test),
-            "Inception Score, by the judge": inception_score(p),
-            "precision": precision, "recall": recall,
-            "told from training images by a fresh network": two_sample_accuracy(reference, images),
-            "distance to the nearest training image": nearest(
-                images[:1000].flatten(1) / 255, everything.flatten(1) / 255,
-                k=2 if column == "real" and name not in SETS else 1).median().item(),  # not itself
-            "share below 90% confidence": (p.amax(1) < 0.9).float().mean().item(),
-            "classes covered": (share >= 0.1 / len(share)).sum().item(),
-            "KL of the classes to uniform": share.xlogy(share * len(share)).sum().item(),
-            **{f"share of class {label}": each for label, each in enumerate(share.tolist())}}
-        if parzen:
-            samples = (generated if column == "generated" else reference).flatten(1) / 255
-            sigmas = torch.logspace(-1, -0.3, 15)
-            best = parzen_log_likelihood(samples, validation.flatten(1) / 255, sigmas).argmax()
-            figures[column]["Parzen log-likelihood (nats)"] = parzen_log_likelihood(
-                samples, test.flatten(1) / 255, sigmas[best:best + 1]).item()
-    about = {"model": str(model_path), **G.about, "samples": n, "seed": seed,
-             "real": f"{'test' if name in SETS else f'half of {len(everything)}'} images of {name}"}
-    print(*(f"{key}: {value}" for key, value in about.items()), sep=", ")
-    for key, value in figures["generated"].items():
-        print(f"{key:48}{value:12.4f}{figures['real'][key]:12.4f}")
-    text = json.dumps({"about": about, **figures}, indent=1).encode()
-    save_whole(model_path.with_suffix(".json"), lambda file: file.write(text))
+    dataset = G.about.get("dataset", "unknown images")
+    if dataset not in (*SETS, "mnist_5k"):
+        raise ValueError(
+            f"{model_path} was trained on {dataset}: evaluate needs a judge, and there are some "
+            f"for mnist_5k | {' | '.join(SETS)} alone"
+        )
+    train, reference, real, dataset = choose_images(G, dataset, num_samples, seed, data_dir)
+    judge = load_judge(dataset, data_dir)
+    generated = to_uint8(G.sample(len(real), seed))
+
+    figures = {}
+    for column, images in (("generated", generated), ("real", real)):
+        figures[column] = measure_images(images, reference, judge)
+        among_them = column == "real" and dataset == "mnist_5k"  # then the nearest is itself
+        distances = nearest(
+            images[:1000].flatten(1) / 255, train.flatten(1) / 255, k=2 if among_them else 1
+        )
+        figures[column]["distance to the nearest training image"] = distances.median().item()
+    features, _ = judge.look(reference)  # as test images have no distance to themselves
+    figures["real"]["FD to test images"] = frechet_distance(
+        judge.test_mean, judge.test_cov, *statistics(features)
+    )
+
+    about = {"model": str(model_path), **G.about, "samples": len(real), "seed": seed}
+    about["real"] = f"test images of {dataset}"
+    if dataset == "mnist_5k":
+        about["real"] = "the other half of mnist_5k"
+    print_figures(about, figures)
+    text = json.dumps({"about": about, **figures}, indent=1)
+    save_whole(figures_path(model_path), lambda file: file.write(text.encode()))
     return figures
 
+
+def choose_images(G, dataset, num_samples, seed, data_dir):
+    """Return the images that evaluate takes: uint8 tensors (N, C, H, W), and the data set's name.
+
+    All training images; as many of them to compare with, and real images to be compared, as
+    num_samples says: test images, or half of the bundle with the other half. Raises ValueError if
+    there are fewer than 400, or of another shape than G draws.
+    """
+    side = G.image_shape[-1]
+    train, _, dataset = load_dataset(dataset, data_dir, image_size=side)
+    if train.shape[1:] != G.image_shape:
+        raise ValueError(f"the model draws images {G.image_shape}, not those of {dataset}")
+    order = torch.Generator().manual_seed(seed)
+    reference = train[torch.randperm(len(train), generator=order)]
+    if dataset == "mnist_5k":
+        reference, real = reference.chunk(2)
+    else:
+        test, _, _ = load_dataset(dataset, data_dir, train=False, image_size=side)
+        order.manual_seed(seed)
+        real = test[torch.randperm(len(test), generator=order)]
+    n = min(num_samples, len(reference), len(real))
+    if n < 400:
+        raise ValueError(
+            f"NUM_SAMPLES (--num_samples) is {num_samples}, and {dataset} has {len(real)} images "
+            "to compare: at least 400 are needed"
+        )
+    return train, reference[:n], real[:n], dataset
+
+
+def measure_images(images, reference, judge):
+    """Return the figures of images beside as many real ones, (N, C, H, W) uint8 both."""
+    features, probabilities = judge.look(images)
+    reference_features, _ = judge.look(reference)
+    precision, recall = precision_recall(reference_features, features)
+    shares = class_shares(probabilities)
+    own = statistics(features)
+    return {
+        "FD to training images": frechet_distance(judge.train_mean, judge.train_cov, *own),
+        "FD to test images": frechet_distance(judge.test_mean, judge.test_cov, *own),
+        "Inception Score, by the judge": inception_score(probabilities),
+        "precision": precision,
+        "recall": recall,
+        "told from training images by a new network": two_sample_accuracy(reference, images),
+        "share below 90% confidence": (probabilities.amax(1) < 0.9).float().mean().item(),
+        "classes covered": (shares >= 0.1 / len(shares)).sum().item(),
+        "KL of the classes to uniform": shares.xlogy(shares * len(shares)).sum().item(),
+        "shares of the classes": [round(share, 4) for share in shares.tolist()],
+    }
+
+
+def print_figures(about, figures):
+    """Print what was measured, and a line for each figure: generated images, then real ones."""
+    print(", ".join(f"{key}: {value}" for key, value in about.items()))
+    print(f"{'':48}{'generated':>12}{'real':>12}")
+    for key, value in figures["generated"].items():
+        if isinstance(value, list):
+            print(f"{key}: {' '.join(f'{share:.3f}' for share in value)}")
+        else:
+            print(f"{key:48}{value:12.4f}{figures['real'][key]:12.4f}")
+
+
 def demo(model_path="", samples_dir=SAMPLES_DIR, checkpoint_dir=CHECKPOINT_DIR):
-    """Write a page that runs the generator in a browser, needing nothing else. Raises what
-    `generate` raises. Each BatchNorm is folded into the layer before it, weights are float16."""
+    """Write a web page that runs a generator in the browser and needs nothing else.
+
+    Each BatchNorm is folded into the layer before it, and weights are float16. Raises
+    FileNotFoundError if there is no generator, ValueError if its file is damaged, OSError if the
+    page cannot be written.
+    """
     G, model_path = find_generator(model_path, checkpoint_dir)
-    template, path = Path(__file__).with_name("demo.html"), Path(samples_dir) / "demo.html"
-    if path.resolve() == template.resolve():
+    template = PROJECT / "demo.html"
+    path = Path(samples_dir) / "demo.html"
+    if not template.exists():
+        raise FileNotFoundError(f"{template} is missing: copy it from where this script comes from")
+    if path.resolve() == template:
         raise ValueError(f"{path} is the template of the page: choose another SAMPLES_DIR")
-    pairs = zip(G.layers[:-2:3], G.layers[1:-2:3], strict=True)
-    layers = [*(nn.utils.fuse_linear_bn_eval(*pair) for pair in pairs), G.layers[-2]]
-    weights = [tensor.flatten() for layer in layers for tensor in (layer.weight.T, layer.bias)]
-    model = {"name": model_path.name, "about": str(G.about), "latent_dim": G.latent_dim,
-             "classes": G.classes, "modes": G.modes, "image_shape": G.image_shape,
-             "widths": [layer.out_features for layer in layers],
-             "weights": base64.b64encode(torch.cat(weights).detach().half().numpy()).decode()}
-    text = json.dumps(model).replace("<", "\\u003c").encode()
-    save_whole(path, lambda file: file.write(template.read_bytes().replace(b"/*MODEL*/null", text)))
+    make_folder("samples_dir", samples_dir)
+
+    linear = [layer for layer in G.layers if isinstance(layer, nn.Linear)]
+    norms = [layer for layer in G.layers if isinstance(layer, nn.BatchNorm1d)]
+    folded = [nn.utils.fuse_linear_bn_eval(*pair) for pair in zip(linear[:-1], norms, strict=True)]
+    layers = [*folded, linear[-1]]
+    numbers = []
+    for layer in layers:
+        numbers += [layer.weight.T.flatten(), layer.bias]
+    weights = torch.cat(numbers).detach().half().numpy()
+    model = {
+        "name": model_path.name,
+        "about": describe(G.about),
+        "latent_dim": G.latent_dim,
+        "classes": G.classes,
+        "modes": G.modes,
+        "image_shape": G.image_shape,
+        "widths": [layer.out_features for layer in layers],
+        "weights": base64.b64encode(weights).decode(),
+    }
+    text = json.dumps(model).replace("<", "\\u003c")
+    page = template.read_bytes().replace(b"/*MODEL*/null", text.encode())
+    save_whole(path, lambda file: file.write(page))
     print(f"Wrote {path}: open it in a browser")
+    return path
 
-COMMANDS = {"train": train_gan, "generate": generate, "evaluate": evaluate, "judge": train_judge,
-            "demo": demo}
 
-# ── Command line ── The constants are the flags, the comments behind them are the help ────────────
+COMMANDS = {
+    "train": train_gan,
+    "generate": generate,
+    "evaluate": evaluate,
+    "judge": train_judge,
+    "demo": demo,
+}
 
-EXTRA_FLAGS = """
-# generate, evaluate and demo, which take some of the above too
-MODEL_PATH = the final one, else the newest checkpoint  # file of the generator
-DIGIT = -1  # the class that a conditional generator draws; -1 = all in turn
-SEPARATE = False  # write each digit as a PNG file of its own too
-INTERPOLATE = False  # draw walks from one random point to the next, one in a row
-SHOW = False  # open the picture with matplotlib
-PARZEN = False  # measure the Parzen-window log-likelihood too, as papers of 2014 did"""
-LISTS = ("g_hidden", "d_hidden")  # settings of several numbers
-RULES = {"augment": ["none", "shift", "auto"], "device": ["auto", "cuda", "mps", "cpu"],
-         "precision": ["auto", "fp32", "bf16"], "loss": ["bce", "hinge", "wgan_gp"]}
-for rule, names in {(0, 128): "image_size", (2, 65536): "batch_size", (-1, 65536): "digit",
-        bool: "conditional spectral_norm resume overwrite separate interpolate show parzen",
-        str: "dataset data_dir samples_dir checkpoint_dir model_path", (1, 10**4): "num_samples",
-        (0, 2**31): "modes seed lr_decay_start lr_decay_end keep_checkpoints metrics_every",
-        (1, 65536): "latent_dim g_hidden d_hidden", (1, 10**6): "epochs save_every d_steps",
-        (0.0, 0.999999): "dropout beta1 beta2 ema_decay", (0.0, 1e6): "gradient_penalty grad_clip",
-        (0.0, 0.5): "label_smoothing", (0.0, 10.0): "learning_rate_g learning_rate_d"}.items():
-    RULES |= dict.fromkeys(names.split(), rule)
-SETTINGS = [name for name in RULES if name.upper() in globals()]  # others are of other commands
-Config = collections.namedtuple("Config", SETTINGS)
+# ── Command line ── Every constant is a flag; one table says what each of them may be ─────────────
+
+# (lowest, highest) of a whole number or a float | a list of choices | bool | str | "widths"
+SETTINGS = {
+    "data": {
+        "dataset": str,
+        "data_dir": str,
+        "image_size": (0, 128),
+        "augment": ["none", "shift", "auto"],
+    },
+    "networks": {
+        "latent_dim": (1, 65536),
+        "modes": (0, 65536),
+        "g_hidden": "widths",
+        "d_hidden": "widths",
+        "spectral_norm": bool,
+        "dropout": (0.0, 0.999999),
+        "conditional": bool,
+    },
+    "training": {
+        "epochs": (1, 10**6),
+        "batch_size": (2, 65536),
+        "learning_rate_g": (0.0, 10.0),
+        "learning_rate_d": (0.0, 10.0),
+        "lr_decay_start": (0, 2**31),
+        "lr_decay_end": (0, 2**31),
+        "beta1": (0.0, 0.999999),
+        "beta2": (0.0, 0.999999),
+        "ema_decay": (0.0, 0.999999),
+        "loss": ["bce", "hinge", "wgan_gp"],
+        "d_steps": (1, 10**6),
+        "label_smoothing": (0.0, 0.5),
+        "gradient_penalty": (0.0, 1e6),
+        "grad_clip": (0.0, 1e6),
+        "seed": (0, 2**31 - 1),
+        "device": ["auto", "cuda", "mps", "cpu"],
+        "precision": ["auto", "fp32", "bf16"],
+    },
+    "output": {
+        "resume": bool,
+        "overwrite": bool,
+        "samples_dir": str,
+        "checkpoint_dir": str,
+        "save_every": (1, 10**6),
+        "keep_checkpoints": (0, 2**31),
+        "num_samples": (1, 10**4),
+        "metrics_every": (0, 2**31),
+    },
+    "other commands": {  # which are parameters of them and no constants
+        "model_path": str,
+        "digit": (-1, 65536),
+        "separate": bool,
+        "interpolate": bool,
+        "show": bool,
+    },
+}
+FLAG_HELP = {
+    "model_path": "file of the generator; the final one, else the newest checkpoint, if not given",
+    "digit": "the class that a conditional generator is to draw; -1 = all in turn",
+    "separate": "write each image as a PNG file of its own too",
+    "interpolate": "draw walks from one random point to the next, one in each row",
+    "show": "open the picture in a window",
+}
+RULES = {name: rule for group in SETTINGS.values() for name, rule in group.items()}
+Config = collections.namedtuple("Config", [name for name in RULES if name not in FLAG_HELP])
+
+
+def to_number(value, low, high):
+    """Return a value as a plain int or float, as `low` is; None if it is none from low to high."""
+    kind = type(low)
+    try:
+        number = kind(value)
+        exact = number == float(value)  # not so for 2.5 where an int is asked for
+    except (TypeError, ValueError, OverflowError):
+        return None
+    if exact and low <= number <= high:
+        return number
+    return None
+
+
+def to_widths(value):
+    """Return one or more layer widths as a tuple of plain ints; None if they are none."""
+    if isinstance(value, (str, int)):
+        value = [value]
+    try:
+        widths = tuple(to_number(width, 1, 65536) for width in value)
+    except TypeError:  # not iterable
+        return None
+    if widths == () or None in widths:
+        return None
+    return widths
+
 
 def check(name, value):
-    """A setting, as a constant, a flag or an argument gives it -> its value in its own type.
-    Raises ValueError naming the setting and what it allows."""
-    rule, allowed = RULES[name], "True or False" if RULES[name] is bool else "a path"
-    if isinstance(rule, tuple):
-        low, high, kind = *rule, type(rule[0])
-        allowed = f"{'a whole number' if kind is int else 'a number'} from {low} to {high}"
-        with contextlib.suppress(TypeError, ValueError, OverflowError):
-            given = [*value] if name in LISTS and not isinstance(value, (str, int)) else [value]
-            if given and all(low <= kind(each) == float(each) <= high for each in given):
-                return tuple(map(kind, given)) if name in LISTS else kind(given[0])
+    """Return a setting as a plain bool, int, float, str or tuple, which a checkpoint can hold.
+
+    It may come from a constant, a flag or an argument. Raises ValueError naming the setting and
+    what it allows.
+    """
+    rule = RULES[name]
+    checked = None
+    if rule is bool:
+        allowed = "True or False"
+        if isinstance(value, (bool, np.bool_)):
+            checked = bool(value)
+    elif rule is str:
+        allowed = "a path"
+        if isinstance(value, (str, os.PathLike)):
+            checked = str.__str__(os.path.expanduser(value))  # plain also for a numpy.str_
+    elif rule == "widths":
+        allowed = "one or more whole numbers from 1 to 65536"
+        checked = to_widths(value)
     elif isinstance(rule, list):
         allowed = " | ".join(rule)
-        if value in rule:
-            return value
-    elif isinstance(value, rule) or (rule is str and isinstance(value, os.PathLike)):
-        return os.path.expanduser(value) if rule is str else value
-    raise ValueError(f"{name.upper()} (--{name}) is {value!r}: allowed is {allowed}")
+        if isinstance(value, str) and value in rule:
+            checked = rule[rule.index(value)]
+    else:
+        kind = "a whole number" if isinstance(rule[0], int) else "a number"
+        allowed = f"{kind} from {rule[0]} to {rule[1]}"
+        checked = to_number(value, *rule)
+    if checked is None:
+        raise ValueError(f"{name.upper()} (--{name}) is {value!r}: allowed is {allowed}")
+    return checked
+
 
 def make_config(**settings):
-    """Settings -> all of them, checked and frozen; for those not given the constants hold."""
-    for name in settings.keys() - set(SETTINGS):
-        raise ValueError(f"there is no setting {name}, but there are {', '.join(SETTINGS)}")
-    constants = {name: globals()[name.upper()] for name in SETTINGS}
-    config = Config(*(check(*pair) for pair in {**constants, **settings}.items()))
+    """Return all settings, checked and frozen; the constants hold for those that are not given."""
+    for name in settings:
+        if name not in Config._fields:
+            names = ", ".join(Config._fields)
+            raise ValueError(f"there is no setting {name}, but there are {names}")
+    values = {}
+    for name in Config._fields:
+        value = settings.get(name, globals()[name.upper()])
+        values[name] = check(name, value)
+    config = Config(**values)
     if config.resume and config.overwrite:
-        raise ValueError("RESUME and OVERWRITE exclude each other: go on with a run or delete it")
+        raise ValueError("RESUME and OVERWRITE exclude each other: continue a run or delete it")
     return config
 
-def build_parser():
-    """-> the parser: a flag for each constant, in their order and groups, read from this file."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage=f"python gan_mnist.py [{' | '.join(COMMANDS)}] [flags]", allow_abbrev=False,
-        argument_default=argparse.SUPPRESS)
-    def error(message):
-        raise ValueError(f"{message}; --help shows all flags")
-    parser.error = error
-    text = Path(__file__).read_text(encoding="utf-8").partition("# ── Data")[0] + EXTRA_FLAGS
-    for title, name, value, comment in re.findall(
-            r"(?m)^# ([a-z ,]+)$|^([A-Z]\w+) *= *(.+?)(?: +# (.+))?$", text):
-        if title:
-            group = parser.add_argument_group(title)
-        elif RULES.get(name.lower()) is bool:
-            group.add_argument(f"--{name.lower()}", action=argparse.BooleanOptionalAction,
-                               help=comment)
-        else:
-            group.add_argument(f"--{name.lower()}", nargs="+" if name.lower() in LISTS else None,
-                               metavar="X", help=f"{comment} [{value}]".replace("%", "%%"))
+
+def constant_comments():
+    """Return the comment behind each constant of this file, the help of its flag."""
+    comments = {}
+    constant = None
+    with Path(__file__).open(encoding="utf-8") as file:
+        for token in tokenize.generate_tokens(file.readline):
+            if token.type == tokenize.NAME and token.start[1] == 0:
+                constant = token.string  # a line that begins with a name
+            elif token.type == tokenize.NEWLINE:
+                constant = None
+            elif token.type == tokenize.COMMENT and constant:
+                comments[constant] = token.string.lstrip("# ")
+    return comments
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are ValueErrors, so that they are shown like all others."""
+
+    def error(self, message):
+        raise ValueError(f"{message}; {self.prog} --help shows all flags")
+
+
+def build_parser(command):
+    """Return the parser of a command: a flag for each of its settings."""
+    parameters = inspect.signature(COMMANDS[command]).parameters
+    groups = {"flags": parameters}
+    defaults = {name: parameter.default for name, parameter in parameters.items()}
+    description = inspect.getdoc(COMMANDS[command]).partition("\n\n")[0]
+    if command == "train":
+        groups = {title: SETTINGS[title] for title in SETTINGS if title != "other commands"}
+        defaults = {name: globals()[name.upper()] for name in Config._fields}
+        description = __doc__
+
+    parser = Parser(
+        prog=f"python gan_mnist.py {command}",
+        usage=f"python gan_mnist.py {command} [flags]",
+        description=description,
+        epilog="--no_NAME turns a switch off. Both --batch_size and --batch-size are understood.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    comments = constant_comments()
+    for title, names in groups.items():
+        group = parser.add_argument_group(title)
+        for name in names:
+            text = FLAG_HELP.get(name) or comments.get(name.upper(), "")
+            add_flag(group, name, defaults[name], text)
     return parser
 
-def main(argv=None):
-    """Run the command line -> exit code: 0, 1 failed, 2 wrong input, 130 stopped by Ctrl-C."""
-    flags = [re.sub("^--no_", "--no-", re.sub(r"(?<=^--)[\w-]+", lambda word: word[0].replace(
-        "-", "_"), flag)) for flag in (sys.argv[1:] if argv is None else argv)]  # - as good as _
-    name = flags.pop(0) if flags and flags[0] in COMMANDS else "train"
+
+def add_flag(group, name, default, text):
+    """Add the flag of a setting, in both spellings, to a group of a parser."""
+    text = text.replace("%", "%%")
+    if RULES[name] is bool:
+        group.add_argument(*spellings(name), dest=name, action="store_true", help=text)
+        group.add_argument(
+            *spellings(f"no_{name}"), dest=name, action="store_false", help=argparse.SUPPRESS
+        )
+        return
+    if isinstance(default, tuple):
+        default = " ".join(map(str, default))
+    if default != "":
+        text += f" [{default}]"
+    several = "+" if RULES[name] == "widths" else None
+    group.add_argument(*spellings(name), dest=name, nargs=several, metavar="X", help=text)
+
+
+def spellings(name):
+    """Return --batch_size and --batch-size for batch_size, --seed alone for seed."""
+    return sorted({f"--{name}", f"--{name.replace('_', '-')}"}, reverse=True)
+
+
+def run_command(arguments):
+    """Run the command that the arguments of the command line name, `train` if they name none."""
+    command = "train"
+    if arguments and not arguments[0].startswith("-"):
+        command, *arguments = arguments
+    if command not in COMMANDS:
+        raise ValueError(f"there is no command {command}, but there are {', '.join(COMMANDS)}")
+    settings = vars(build_parser(command).parse_args(arguments))
+    if command != "train":  # which checks its settings itself
+        parameters = inspect.signature(COMMANDS[command]).parameters
+        for name, parameter in parameters.items():
+            settings[name] = check(name, settings.get(name, parameter.default))
+    COMMANDS[command](**settings)
+
+
+def prepare_streams():
+    """Let output take every character, and be lost rather than an error if it is closed."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, for as long as the process
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def main(arguments=None):
+    """Run the command line; return 0, 1 if it failed, 2 for wrong input, 130 after Ctrl-C."""
+    if arguments is None:
+        arguments = sys.argv[1:]
+    prepare_streams()
     try:
-        settings = vars(build_parser().parse_args(flags))
-        parameters = inspect.signature(COMMANDS[name]).parameters
-        takes = {key: parameters[key].default for key in parameters} if name != "train" else {}
-        for flag in settings.keys() - set(takes or SETTINGS):
-            raise ValueError(f"{name} takes no --{flag}; --help shows all flags")
-        COMMANDS[name](**{key: check(key, value) for key, value in {**takes, **settings}.items()})
+        run_command(arguments)
+        return 0
     except KeyboardInterrupt:
+        print("Stopped by Ctrl-C", file=sys.stderr)
         return 130
-    except (ValueError, OSError, FloatingPointError, MemoryError, torch.OutOfMemoryError) as error:
+    except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, (ValueError, FileNotFoundError)) else 1
-    return 0
+        return 2
+    except (OSError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(
+            f"error: out of memory: lower BATCH_SIZE, G_HIDDEN or D_HIDDEN ({error})",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def is_out_of_memory(error):
+    """Return whether an error says that memory is short: NumPy, PyTorch on a GPU or on a CPU."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return "can't allocate memory" in str(error)
+
 
 if __name__ == "__main__":
+    if signal.getsignal(signal.SIGINT) == stop_while_importing:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main())
