@@ -29,6 +29,7 @@ import base64
 import collections
 import contextlib
 import copy
+import csv
 import inspect
 import io
 import json
@@ -46,8 +47,8 @@ from pathlib import Path
 
 
 def stop_while_importing(*_):
-    """End the script on Ctrl-C: PyTorch does not survive an exception while it is imported."""
-    print("\nStopped before the start", file=sys.stderr)
+    """End on Ctrl-C at once: PyTorch does not survive an exception while it is imported."""
+    print("Stopped by Ctrl-C", file=sys.stderr)
     os._exit(130)
 
 
@@ -68,9 +69,7 @@ from tqdm import tqdm
 DATASET = "mnist"  # mnist | mnist_5k (bundled) | fashion_mnist | kmnist | cifar10 | a folder
 DATA_DIR = "data"  # folder of the data sets, as torchvision has it; downloads go there too
 IMAGE_SIZE = 0  # side in pixels to which images are resized; 0 = their own (folders: 64)
-AUGMENT = (
-    "auto"  # none | shift (by up to 1 pixel, from epoch 7 on) | auto (shift up to 40,000 images)
-)
+AUGMENT = "auto"  # none | shift (by up to a pixel, from epoch 7 on) | auto (shift if data are few)
 
 # networks
 LATENT_DIM = 100  # length of the noise vector z
@@ -531,6 +530,15 @@ FIRST_SHIFTED_EPOCH = 7  # D has learned nothing by heart before, and shifts onl
 PENALTY_EVERY = 8  # steps; eight times the penalty in every 8th step is as good, and cheaper
 REPORT_EVERY = 50  # steps from one look at the losses to the next, as a GPU has to wait for it
 LAST_LR_FACTOR = 0.02  # what the learning rates are multiplied by at the end
+STREAMS = {"weights": 0, "measurement": -1, "real samples": -2}  # epoch n has stream n
+
+
+def stream_seed(seed, stream):
+    """Return the seed of one of a run's random streams, so that none begins like another.
+
+    It is above 2**31, where no SEED is: those draw z, in the grids and in `generate`.
+    """
+    return 2**31 + (seed * 1_000_003 + stream) % 2**31
 
 
 def choose_device(name, precision):
@@ -619,7 +627,7 @@ class GAN:
         if not config.conditional:
             classes = 0
 
-        torch.manual_seed(config.seed)
+        torch.manual_seed(stream_seed(config.seed, STREAMS["weights"]))
         self.G = Generator(
             latent_dim=config.latent_dim,
             hidden=config.g_hidden,
@@ -712,7 +720,7 @@ class GAN:
         """
         c = self.config
         self.epoch += 1
-        torch.manual_seed(c.seed * 1_000_003 + self.epoch)
+        torch.manual_seed(stream_seed(c.seed, self.epoch))
         self.set_learning_rates()
         sums = torch.zeros(3, device=self.device)
         start = time.perf_counter()
@@ -1067,11 +1075,11 @@ def save_gif(path, pictures):
 
 def save_csv(path, history):
     """Write a list of dicts with the same keys as a CSV file, with one line for each."""
-    lines = [",".join(history[0])]
-    for row in history:
-        lines.append(",".join("" if value is None else str(value) for value in row.values()))
-    text = "\n".join(lines) + "\n"
-    save_whole(path, lambda file: file.write(text.encode()))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, history[0].keys(), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    save_whole(path, lambda file: file.write(text.getvalue().encode()))
 
 
 def save_curves(path, history, loss="bce"):
@@ -1157,13 +1165,19 @@ def prepare_run(config):
     make_folder("checkpoint_dir", config.checkpoint_dir)
     if not (config.resume and resume(gan)):
         clear_folders(config)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(config.seed))
-    real = to_float(images[order[: config.num_samples]])
-    save_grid(Path(config.samples_dir) / "real_samples.png", real)
+    save_real_samples(images, config)
     print(f"Training on {describe_data(gan.data)}; {gan.device.type}, {gan.precision}")
     if shift:
         print(f"Images are shifted by up to a pixel from epoch {FIRST_SHIFTED_EPOCH} on")
     return gan, loader, judge
+
+
+def save_real_samples(images, config):
+    """Write a grid of real images, to be compared with the drawn ones."""
+    seed = stream_seed(config.seed, STREAMS["real samples"])
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    real = to_float(images[order[: config.num_samples]])
+    save_grid(Path(config.samples_dir) / "real_samples.png", real)
 
 
 def check_folders(config):
@@ -1201,7 +1215,8 @@ def run_epoch(gan, loader, judge):
     row = gan.train_epoch(loader)
     last = gan.epoch == config.epochs
     if judge is not None and (last or gan.epoch % config.metrics_every == 0):
-        row |= judge.measure(gan.G_ema, config.seed + 1)
+        seed = stream_seed(config.seed, STREAMS["measurement"])
+        row |= judge.measure(gan.G_ema, seed)
     else:
         row |= {"fd": None, "covered": None, "missing": None}
     gan.history.append(row)
