@@ -868,6 +868,7 @@ def load_generator(path, device="cpu"):
         del arguments["about"]
         G = Generator(**arguments)
         G.load_state_dict(state)
+        describe(G.about)
     except Exception as error:  # each kind of misfit raises an error of its own
         raise ValueError(f"{path} holds no generator of this script") from error
     return G.eval().to(device)
@@ -1063,7 +1064,7 @@ def save_gif(path, pictures):
                 frames.append(image.copy())
         except OSError as error:
             raise ValueError(f"{picture} is damaged ({error}): delete it") from error
-    frames = [frame.resize(frames[0].size) for frame in frames]
+    frames = [frame.resize(frames[-1].size) for frame in frames]
     pauses = [120] * (len(frames) - 1) + [2000]  # milliseconds
     save_whole(
         path,
@@ -1311,6 +1312,12 @@ class Judge(nn.Module):
             logits.append(part_logits)
         return torch.cat(features), torch.cat(logits).softmax(1)
 
+    def fd(self, features, split="train"):
+        """Return the Fréchet distance of features (N, 64) to those of all train or test images."""
+        mean = self.get_buffer(f"{split}_mean")
+        cov = self.get_buffer(f"{split}_cov")
+        return frechet_distance(mean, cov, *statistics(features))
+
     def measure(self, G, seed):
         """Return FD and classes of samples of G, as columns of the history.
 
@@ -1321,7 +1328,7 @@ class Judge(nn.Module):
         shares = class_shares(probabilities)
         missing = [number for number in range(classes) if shares[number] < 0.1 / classes]
         return {
-            "fd": frechet_distance(self.train_mean, self.train_cov, *statistics(features)),
+            "fd": self.fd(features),
             "covered": f"{classes - len(missing)} of {classes}",
             "missing": " ".join(map(str, missing)),
         }
@@ -1639,9 +1646,7 @@ def evaluate(
         )
         figures[column]["distance to the nearest training image"] = distances.median().item()
     features, _ = judge.look(reference)  # as test images have no distance to themselves
-    figures["real"]["FD to test images"] = frechet_distance(
-        judge.test_mean, judge.test_cov, *statistics(features)
-    )
+    figures["real"]["FD to test images"] = judge.fd(features, "test")
 
     about = {"model": str(model_path), **G.about, "samples": len(real), "seed": seed}
     about["real"] = f"test images of {dataset}"
@@ -1687,10 +1692,9 @@ def measure_images(images, reference, judge):
     reference_features, _ = judge.look(reference)
     precision, recall = precision_recall(reference_features, features)
     shares = class_shares(probabilities)
-    own = statistics(features)
     return {
-        "FD to training images": frechet_distance(judge.train_mean, judge.train_cov, *own),
-        "FD to test images": frechet_distance(judge.test_mean, judge.test_cov, *own),
+        "FD to training images": judge.fd(features, "train"),
+        "FD to test images": judge.fd(features, "test"),
         "Inception Score, by the judge": inception_score(probabilities),
         "precision": precision,
         "recall": recall,

@@ -1,5 +1,7 @@
 """Commands and flags: what people type does what they mean, or one line says why not."""
 
+import inspect
+import pathlib
 import re
 import subprocess
 import sys
@@ -26,15 +28,55 @@ def trained(train, capsys):
 # ── settings ──
 
 
-def test_every_constant_is_a_flag_and_a_setting_with_a_comment_and_a_line_of_help(capsys):
+def constants_at_the_top():
+    """{NAME: its comment} as they stand in the script, read without the script's own code."""
     top = SCRIPT.split("# ── Hyperparameters")[1].split("# ── Data")[0]
-    constants = re.findall(r"^([A-Z][A-Z0-9_]*) = .+  # \S.+$", top, re.MULTILINE)
-    assert {name.lower() for name in constants} == set(gan_mnist.SETTINGS)
+    return dict(re.findall(r"^([A-Z][A-Z0-9_]*) = .+?  # (\S.+)$", top, re.MULTILINE))
+
+
+def help_of(capsys, *command):
+    """-> {flag: its line of help}, as --help prints them after the description."""
     with pytest.raises(SystemExit) as stop:
-        gan_mnist.main(["--help"])
+        gan_mnist.main([*command, "--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    assert [name for name in constants if not re.search(f"--{name.lower()}[ ,]", text)] == []
+    entries = re.split(r"\n  (?=--)", text[text.index("\n  --") :])[1:]
+    entries = [entry.partition("\n\n")[0] for entry in entries]
+    return {re.match(r"--(\w+)", entry)[1]: " ".join(entry.split()) for entry in entries}
+
+
+def test_every_constant_is_a_flag_whose_help_is_its_comment_and_its_value(capsys):
+    constants = constants_at_the_top()
+    assert list(gan_mnist.Config._fields) == [name.lower() for name in constants]  # in this order
+    shown = help_of(capsys)
+    assert list(shown) == [name.lower() for name in constants]
+    for name, comment in constants.items():
+        line = shown[name.lower()]
+        assert comment in line
+        value = getattr(gan_mnist, name)
+        if not isinstance(value, bool):
+            words = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            assert line.endswith(f"[{words}]")
+        if "_" in name:
+            assert f"--{name.lower().replace('_', '-')}" in line
+
+
+def test_help_of_training_has_the_groups_of_the_constants(capsys):
+    with pytest.raises(SystemExit):
+        gan_mnist.main(["--help"])
+    text = capsys.readouterr().out
+    top = SCRIPT.split("# ── Hyperparameters")[1].split("# ── Data")[0]
+    groups = re.findall(r"^# (\w+)$", top, re.MULTILINE)
+    assert groups == ["data", "networks", "training", "output"]
+    assert re.findall(r"^(\w+):$", text, re.MULTILINE)[-4:] == groups
+
+
+@pytest.mark.parametrize("command", ["generate", "evaluate", "judge", "demo"])
+def test_help_of_a_command_lists_what_it_takes_and_nothing_else(capsys, command):
+    parameters = inspect.signature(gan_mnist.COMMANDS[command]).parameters
+    shown = help_of(capsys, command)
+    assert list(shown) == list(parameters)
+    assert all(len(line.split()) > 4 for line in shown.values())
 
 
 WRONG = [
@@ -102,6 +144,7 @@ def test_a_wrong_constant_is_one_line_that_names_it_and_what_is_allowed(
         ["--g_hidden=0"],
         ["train", "--nonsense"],
         ["genrate"],
+        ["generate", "--epochs", "3"],
         ["--resume", "--overwrite"],
         ["--seed", "1e99"],
         ["--beta1", "inf"],
@@ -111,11 +154,8 @@ def test_a_wrong_constant_is_one_line_that_names_it_and_what_is_allowed(
 def test_a_wrong_flag_is_one_line_with_exit_code_2(folder, capsys, flags):
     code, line = fails(capsys, *flags)
     assert code == 2
-    name = (
-        max(flags, key=lambda flag: (flag.startswith("--"), len(flag)))
-        .lstrip("-")
-        .partition("=")[0]
-    )
+    name = next((flag for flag in flags if flag.startswith("--")), flags[0])
+    name = name.lstrip("-").partition("=")[0]
     assert name.replace("-", "_").upper() in line.upper()
     assert not (folder / "checkpoints").exists()
 
@@ -150,24 +190,39 @@ def test_an_edited_constant_in_a_copy_of_the_script_is_obeyed_or_refused(folder)
         done.stderr == "error: BETA1 (--beta1) is 1.0: allowed is a number from 0.0 to 0.999999\n"
     )
     G = gan_mnist.load_generator(folder / "checkpoints/generator_final.pth")
-    assert (G.hidden, G.about["epochs"]) == ([16], 1)
-    assert G.about["data"].startswith("mnist_5k, 5000 images")
+    assert (G.hidden, G.about["epochs"]) == ((16,), 1)
+    assert (G.about["dataset"], G.about["images"]) == ("mnist_5k", 5000)
 
 
-def test_constants_without_comments_and_of_ones_own_do_no_harm(folder):
-    edited = re.sub(r"(?m)^(EPOCHS = \d+)  #.*", r"\1\nMINE = 3  # of my own", SCRIPT)
-    edited = re.sub(r"(?m)^(SEED = \d+)  #", r"\1 #", edited)
+def test_constants_may_be_annotated_wrapped_moved_or_left_without_a_comment(folder):
+    changes = [
+        (r"(?m)^EPOCHS = (\d+)  #.*", r"EPOCHS: int = \1\nMINE = 3  # of my own"),
+        (r"(?m)^SEED = (\d+)  #", r"SEED = \1 #"),
+        (r"(?m)^(# data)$", r"FIRST = 1  # above all groups\n\n\1"),
+        (r"(?m)^G_HIDDEN = \((.*)\)  #", r"G_HIDDEN = (\n    \1,\n)  #"),
+    ]
+    edited = SCRIPT
+    for pattern, replacement in changes:
+        edited, count = re.subn(pattern, replacement, edited)
+        assert count == 1, pattern
     (folder / "gan_mnist.py").write_text(edited, encoding="utf-8")
-    for flags, code, line in (
-        (["--epochs", "0"], 2, "EPOCHS (--epochs) is '0'"),
-        (["--seed", "-1"], 2, "SEED (--seed) is '-1'"),
-        (["--mine", "4"], 2, "train takes no --mine"),
+
+    def run(*flags):
+        command = [sys.executable, "gan_mnist.py", *flags]
+        return subprocess.run(command, cwd=folder, text=True, capture_output=True)
+
+    for flags, line in (
+        (["--epochs", "0"], "EPOCHS (--epochs) is '0'"),
+        (["--seed", "-1"], "SEED (--seed) is '-1'"),
+        (["--g_hidden", "0"], "G_HIDDEN (--g_hidden) is ['0']"),
+        (["--mine", "4"], "unrecognized arguments: --mine 4"),
     ):
-        done = subprocess.run(
-            [sys.executable, "gan_mnist.py", *flags], cwd=folder, text=True, capture_output=True
-        )
-        assert (done.returncode, done.stderr.count("\n")) == (code, 1), done.stderr
+        done = run(*flags)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
         assert line in done.stderr
+    text = " ".join(run("--help").stdout.split())
+    assert "--g_hidden X [X ...], --g-hidden X [X ...] widths of the generator" in text
+    assert "--epochs X [60]" in text
 
 
 def test_dashes_and_underscores_lists_and_equal_signs_all_work(folder):
@@ -191,12 +246,42 @@ def test_dashes_and_underscores_lists_and_equal_signs_all_work(folder):
 
 
 def test_switches_can_be_turned_off_too(monkeypatch):
-    monkeypatch.setitem(gan_mnist.COMMANDS, "train", lambda **settings: seen.append(settings))
     seen = []
-    for flag in ("--resume", "--no-resume", "--no_resume", "--samples_dir=out--no_gp-x_y"):
-        assert gan_mnist.main([flag]) == 0
-    assert seen[:3] == [{"resume": True}, {"resume": False}, {"resume": False}]
-    assert seen[3] == {"samples_dir": "out--no_gp-x_y"}  # what is given is left as it is
+    make_config = gan_mnist.make_config
+
+    def stop(**settings):
+        seen.append((settings, make_config(**settings)))
+        raise ValueError("seen")
+
+    monkeypatch.setattr(gan_mnist, "make_config", stop)
+    monkeypatch.setattr(gan_mnist, "RESUME", True)
+    for flag in ("--no-resume", "--no_resume", "--no-spectral-norm", "--samples_dir=o--no_x-y"):
+        assert gan_mnist.main([flag]) == 2
+    settings = [given for given, _ in seen]
+    assert settings[:3] == [{"resume": False}, {"resume": False}, {"spectral_norm": False}]
+    assert settings[3] == {"samples_dir": "o--no_x-y"}  # what is given is left as it is
+    assert [config.resume for _, config in seen] == [False, False, True, True]
+
+
+@pytest.mark.parametrize("name", gan_mnist.RULES)
+def test_check_gives_back_plain_values_of_every_setting(name):
+    rule = gan_mnist.RULES[name]
+    if rule is bool:
+        value = np.bool_(True)
+    elif rule is str:
+        value = pathlib.PurePosixPath("a/b")
+    elif rule == "widths":
+        value = np.array([3, 4])
+    elif isinstance(rule, list):
+        value = np.str_(rule[-1])
+    else:
+        value = np.array(rule[1])
+    plain = gan_mnist.check(name, value)
+    assert type(plain) in (bool, int, float, str, tuple)
+    if isinstance(plain, tuple):
+        assert plain == (3, 4) and {type(each) for each in plain} == {int}
+    else:
+        assert str(plain) == str(value)
 
 
 def test_train_gan_refuses_an_unknown_setting_by_name():
@@ -317,7 +402,7 @@ def test_generate_refuses_what_is_no_generator_in_one_line(trained, folder, caps
     for write, words in (
         (lambda: other.write_bytes(b""), "damaged"),
         (lambda: other.write_bytes(content[:-100]), "damaged"),
-        (lambda: torch.save([1, 2], other), "damaged, or holds more or other"),
+        (lambda: torch.save([1, 2], other), "is damaged, or is not a weights file"),
         (lambda: torch.save({"weight": torch.ones(3)}, other), "holds no generator"),
         (lambda: torch.save(gan_mnist.Discriminator().state_dict(), other), "holds no generator"),
     ):
@@ -338,9 +423,19 @@ def test_generate_checks_its_constants_too(folder, name, value):
     assert done.stderr.count("\n") == 1
 
 
-def test_generate_takes_no_flag_of_training(trained, capsys):
-    code, line = fails(capsys, "generate", "--epochs", "3")
-    assert (code, line) == (2, "error: generate takes no --epochs; --help shows all flags")
+def test_generate_says_of_a_folder_where_it_cannot_write_what_to_change_and_not_to_resume(
+    trained, folder, capsys
+):
+    (folder / "file").write_text("in the way")
+    code, line = fails(capsys, "generate", "--samples_dir", "file/out")
+    assert code == 2
+    assert "SAMPLES_DIR (--samples_dir) is 'file/out'" in line and "resum" not in line
+
+
+def test_generate_tells_in_words_what_the_generator_was_trained_on(trained, capsys):
+    assert gan_mnist.main(["generate"]) == 0
+    out = capsys.readouterr().out
+    assert "drawn by checkpoints/generator_final.pth (2 epochs of mnist)" in out
 
 
 # ── what the README says ──
@@ -388,10 +483,4 @@ def test_requirements_in_the_script_equal_requirements_txt():
 def test_readme_has_the_two_commands_and_names_every_constant():
     assert "\npip install -r requirements.txt && python gan_mnist.py\n" in README
     assert "\npip install -r tests/requirements.txt && python -m pytest\n" in README
-    assert [name for name in gan_mnist.SETTINGS if f"`{name.upper()}`" not in README] == []
-
-
-def test_the_script_stays_within_1000_lines_and_loads_weights_only():
-    assert len(SCRIPT.splitlines()) <= 1000
-    loads = re.findall(r"torch\.load\(.*", SCRIPT)
-    assert loads and all("weights_only=True" in call for call in loads)
+    assert [name for name in gan_mnist.Config._fields if f"`{name.upper()}`" not in README] == []

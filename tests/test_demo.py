@@ -2,10 +2,12 @@
 
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
-from conftest import fails
+from conftest import ROOT, fails
 
 import gan_mnist
 
@@ -188,7 +190,10 @@ def test_the_walk_moves_until_it_is_stopped(show):
     page.wait_for_timeout(500)
     assert not torch.equal(pixels(page, "#picture"), first)
     page.click("#walk")
-    assert torch.equal(pixels(page, "#picture"), before)
+    assert page.get_attribute("#walk", "aria-pressed") == "false"
+    for _ in range(3):  # and it stays there
+        assert torch.equal(pixels(page, "#picture"), before)
+        page.wait_for_timeout(200)
 
 
 @needs_browser
@@ -212,8 +217,8 @@ def test_between_corners_of_a_conditional_generator_labels_are_mixed_like_the_po
     told = torch.zeros(1, 10)
     told[0, :2] = 0.5
     with torch.no_grad():
-        middle = G.layers(torch.cat([z.sum(0, keepdim=True) / 2**0.5, told], 1))
-    expected = gan_mnist.to_uint8(middle).view(28, 28).int()
+        middle = G.decode(torch.cat([z.sum(0, keepdim=True) / 2**0.5, told], 1))
+    expected = gan_mnist.to_uint8(middle)[0, 0].int()
     assert (pixels(page, "#picture") - expected).abs().max() <= 2
 
 
@@ -227,7 +232,7 @@ def test_between_corners_the_modes_are_mixed_by_their_shares(show):
     middle = (z * shares).sum(0, keepdim=True) / 0.625**0.5
     middle[:, :4] = (G.code(z)[:, :4] * shares).sum(0)
     with torch.no_grad():
-        expected = gan_mnist.to_uint8(G.layers(middle)).view(28, 28).int()
+        expected = gan_mnist.to_uint8(G.decode(middle))[0, 0].int()
     assert (pixels(page, "#picture") - expected).abs().max() <= 2
 
 
@@ -269,15 +274,17 @@ def test_the_page_of_the_default_generator_is_one_file_below_6_mb(tmp_path, monk
     assert re.findall(r"""(?:src|href)=["']?[^"'> ]+|https?://[^"' ]+|@import|url\(""", page) == []
 
 
-@pytest.mark.parametrize("content", [None, b"", b"<html>", "folder"])
-def test_a_missing_or_damaged_model_is_one_line(tmp_path, monkeypatch, capsys, content):
+@pytest.mark.parametrize(
+    ("content", "expected"), [(None, 2), (b"", 2), (b"<html>", 2), ("folder", 1)]
+)
+def test_a_missing_or_damaged_model_is_one_line(tmp_path, monkeypatch, capsys, content, expected):
     monkeypatch.chdir(tmp_path)
     if content == "folder":
         (tmp_path / "model.pth").mkdir()
     elif content is not None:
         (tmp_path / "model.pth").write_bytes(content)
     code, line = fails(capsys, "demo", "--model_path", "model.pth")
-    assert code in (1, 2) and "model.pth" in line
+    assert code == expected and "model.pth" in line
     assert not (tmp_path / "generated_samples").exists()
 
 
@@ -303,4 +310,26 @@ def test_a_page_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, capsys
     save_generator(tmp_path / "checkpoints" / "generator_final.pth", hidden=(8,))
     (tmp_path / "pages").write_text("a file where the folder should be")
     code, line = fails(capsys, "demo", "--samples_dir", "pages")
-    assert code == 1 and "pages/demo.html" in line
+    assert code == 2 and "SAMPLES_DIR (--samples_dir) is 'pages'" in line
+
+
+def test_the_page_tells_the_training_in_words_and_no_path_of_the_machine(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    G = save_generator(tmp_path / "checkpoints" / "generator_final.pth", hidden=(8,))
+    data = {"dataset": str(tmp_path / "cats"), "images": 9, "checksum": "0123abcd"}
+    G.about = {**data, "epochs": 3, "fd": 1.2345}
+    torch.save(G.state_dict(), tmp_path / "checkpoints" / "generator_final.pth")
+    assert gan_mnist.main(["demo"]) == 0
+    page = (tmp_path / "generated_samples" / "demo.html").read_text(encoding="utf-8")
+    assert '"about": "3 epochs of cats, FD 1.23"' in page
+    assert str(tmp_path) not in page and "0123abcd" not in page
+
+
+def test_a_link_to_the_script_finds_the_template_too(tmp_path):
+    save_generator(tmp_path / "checkpoints" / "generator_final.pth", hidden=(8,))
+    (tmp_path / "link.py").symlink_to(ROOT / "gan_mnist.py")
+    done = subprocess.run(
+        [sys.executable, "link.py", "demo"], cwd=tmp_path, text=True, capture_output=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "generated_samples" / "demo.html").exists()

@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-import shutil
 
 import numpy as np
 import pytest
@@ -11,8 +10,7 @@ import scipy.linalg
 import scipy.stats
 import torch
 from conftest import fails, idx_bytes, same_tensors
-from PIL import Image
-from sklearn.neighbors import KernelDensity, NearestNeighbors
+from sklearn.neighbors import NearestNeighbors
 
 import gan_mnist
 
@@ -108,24 +106,13 @@ def test_precision_and_recall_of_far_apart_sets_are_0_and_of_equal_ones_1():
     assert gan_mnist.precision_recall(real, real) == (1, 1)
 
 
-def test_parzen_log_likelihood_equals_scikit_learns_kernel_density():
-    samples, images = points(600, 3), points(700, 3, seed=1)
-    sigmas = torch.tensor([0.2, 0.5])
-    expected = [
-        KernelDensity(bandwidth=sigma).fit(samples).score_samples(images).mean()
-        for sigma in sigmas.tolist()
-    ]
-    ours = gan_mnist.parzen_log_likelihood(samples, images, sigmas)
-    assert np.allclose(ours, expected, rtol=1e-4)
-
-
 # ── the shipped judge ──
 
 
 def test_the_shipped_judge_is_small_and_right_and_says_where_it_comes_from(judge, halves):
     assert gan_mnist.MNIST_JUDGE.stat().st_size < 500_000
-    assert judge.notes["accuracy"] >= 0.993  # on the test images, which are not bundled
-    assert judge.notes["seed"] == 0
+    assert judge.accuracy >= 0.993  # on the test images, which are not bundled
+    assert judge.seed == 0
     for images, labels in halves:
         _, probabilities = judge.look(images)
         assert (probabilities.argmax(1) == labels).float().mean() > 0.99
@@ -134,8 +121,12 @@ def test_the_shipped_judge_is_small_and_right_and_says_where_it_comes_from(judge
 
 def test_the_judge_knows_the_statistics_of_60000_training_images(judge, halves):
     features, _ = judge.look(torch.cat([halves[0][0], halves[1][0]]))
-    near = gan_mnist.frechet_distance(*judge.notes["train"], *gan_mnist.statistics(features))
-    floor = gan_mnist.frechet_distance(*judge.notes["train"], *judge.notes["test"])
+    near = gan_mnist.frechet_distance(
+        judge.train_mean, judge.train_cov, *gan_mnist.statistics(features)
+    )
+    floor = gan_mnist.frechet_distance(
+        judge.train_mean, judge.train_cov, judge.test_mean, judge.test_cov
+    )
     assert 0 < near < 2  # 5,000 of the 60,000, each class equally often
     assert 0 < floor < 1
 
@@ -148,7 +139,9 @@ def measure(judge, reference, images):
     real, _ = judge.look(reference)
     precision, recall = gan_mnist.precision_recall(real, features)
     return {
-        "fd": gan_mnist.frechet_distance(*judge.notes["train"], *gan_mnist.statistics(features)),
+        "fd": gan_mnist.frechet_distance(
+            judge.train_mean, judge.train_cov, *gan_mnist.statistics(features)
+        ),
         "score": gan_mnist.inception_score(p),
         "precision": precision,
         "recall": recall,
@@ -227,7 +220,7 @@ class OneImage:
 
 def test_a_reading_names_the_missing_classes(judge, halves):
     images, labels = halves[0]
-    reading = judge.read(OneImage(images[labels == 4][0]), seed=0)
+    reading = judge.measure(OneImage(images[labels == 4][0]), seed=0)
     assert reading["covered"] == "1 of 10"
     assert reading["missing"] == "0 1 2 3 5 6 7 8 9"
     assert reading["fd"] > 100
@@ -240,8 +233,7 @@ def test_collapse_is_said_with_what_to_do(train, capsys, monkeypatch, halves):
     train(epochs=1, metrics_every=1)
     warning = [line for line in capsys.readouterr().out.splitlines() if "WARNING" in line]
     assert len(warning) == 1
-    assert "only 1 of 10 classes in 2,000 samples" in warning[0]
-    assert "0 1 2 3 4 5 6 8 9" in warning[0] and "LEARNING_RATE_G" in warning[0]
+    assert "of class 0 1 2 3 4 5 6 8 9." in warning[0] and "LEARNING_RATE_G" in warning[0]
 
 
 def rows(folder):
@@ -261,14 +253,16 @@ def test_readings_are_on_the_line_in_the_history_and_choose_the_best_generator(
     best = gan_mnist.load_generator("checkpoints/generator_best.pth")
     assert best.about["epochs"] == 1 + fds.index(min(fds))
     judge = gan_mnist.load_judge("mnist", "nowhere")
-    assert judge.read(best, 1)["fd"] == pytest.approx(min(fds), rel=1e-6)
+    seed = gan_mnist.stream_seed(0, gan_mnist.STREAMS["measurement"])
+    assert judge.measure(best, seed)["fd"] == pytest.approx(min(fds), rel=1e-6)
     assert best.about["fd"] == min(fds)
 
 
-def test_readings_come_every_metrics_every_epochs_and_0_means_never(train, folder):
-    _, history = train(epochs=3, metrics_every=2)
-    assert [row["fd"] is None for row in history] == [True, False, True]
-    assert [row["fd"] == "" for row in rows(folder)] == [True, False, True]
+def test_readings_come_every_metrics_every_epochs_and_at_the_end_and_0_means_never(train, folder):
+    _, history = train(epochs=5, metrics_every=2)
+    assert [row["fd"] is None for row in history] == [True, False, True, False, False]
+    assert [row["fd"] == "" for row in rows(folder)] == [True, False, True, False, False]
+    assert gan_mnist.load_generator("checkpoints/generator_final.pth").about["fd"] > 0
     _, history = train(epochs=1, out="b", metrics_every=0)
     assert history[0]["fd"] is None
     assert not (folder / "b/checkpoints/generator_best.pth").exists()
@@ -319,57 +313,6 @@ def test_another_set_gets_a_judge_on_first_use_that_is_kept(train, folder, capsy
     assert same_tensors(gan_mnist.load_weights(path), notes)
 
 
-def test_a_folder_with_classes_gets_a_judge_of_its_own_and_is_evaluated_half_against_half(
-    train, folder, capsys
-):
-    generator = np.random.default_rng(0)
-    for number in range(1200):
-        pixels = generator.integers(0, 80, (8, 8, 3), dtype=np.uint8)
-        pixels[..., number % 3] += 150  # mostly red, green or blue
-        path = folder / f"pictures/{'red green blue'.split()[number % 3]}/{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(path)
-    _, history = train(epochs=1, dataset="pictures", image_size=8, metrics_every=1)
-    (path,) = (folder / "digits").glob("judge_folder_*.pth")
-    judge = gan_mnist.load_weights(path)
-    assert (judge["classes"], judge["channels"]) == (3, 3)
-    assert judge["accuracy"] > 0.99
-    assert history[0]["fd"] > 0 and history[0]["covered"].endswith("of 3")
-    figures = gan_mnist.evaluate(num_samples=1000, data_dir="digits")
-    assert figures["real"]["classes covered"] == 3
-    assert figures["real"]["told from training images by a fresh network"] < 0.7
-    assert figures["generated"]["told from training images by a fresh network"] > 0.9
-    assert "half of 1200 images of pictures" in capsys.readouterr().out
-    shutil.rmtree(folder / "pictures/red")
-    for path in (folder / "pictures").rglob("*.png"):  # grey now
-        Image.new("L", (8, 8), int(path.stem) % 256).save(path)
-    code, line = fails(capsys, "evaluate", "--num_samples", "400", "--data_dir", "digits")
-    assert code == 2
-    assert "draws, [3, 8, 8]" in line and "pictures" in line
-
-
-def test_a_judge_of_a_folder_is_never_one_of_other_files_or_of_a_data_set(folder):
-    paths = []
-    for name in ("mnist", "mnist/seven", "kmnist", "a_b", "a/b", "äöü"):
-        (folder / "pictures" / name).mkdir(parents=True, exist_ok=True)
-        (folder / "pictures" / name / "1.png").touch()
-        paths.append(gan_mnist.judge_path(f"pictures/{name}", "data"))
-    (folder / "pictures/äöü/2.png").touch()
-    paths.append(gan_mnist.judge_path("pictures/äöü", "data"))
-    paths += [gan_mnist.judge_path(name, "data") for name in ("mnist", "kmnist")]
-    assert len(set(paths)) == len(paths)
-    assert gan_mnist.judge_path("pictures/a/../äöü", "data") == paths[6]
-
-
-def test_a_folder_too_small_for_a_judge_says_what_is_missing(folder, capsys):
-    for name in ("a/1.png", "b/1.png"):
-        (folder / "pictures" / name).parent.mkdir(parents=True)
-        Image.new("L", (8, 8), len(name)).save(folder / "pictures" / name)
-    code, line = fails(capsys, "--dataset", "pictures", "--image_size", "8")
-    assert code == 2 and "100 images" in line and "METRICS_EVERY" in line
-    assert not list((folder).rglob("judge_*"))
-
-
 @pytest.mark.parametrize("dataset", ["mnist_5k", "mnist"])
 def test_less_than_the_whole_of_mnist_never_replaces_the_shipped_judge(folder, capsys, dataset):
     before = gan_mnist.MNIST_JUDGE.read_bytes()
@@ -383,8 +326,14 @@ def test_a_damaged_judge_is_named(train, folder, capsys, monkeypatch):
     monkeypatch.setattr(gan_mnist, "MNIST_JUDGE", folder / "judge.pth")
     flags = ["--dataset", "mnist_5k", "--metrics_every", "1"]
     whole = gan_mnist.load_weights(gan_mnist.BUNDLE.with_name("judge_mnist.pth"))
-    blind = {**whole, "train": (whole["train"][0], whole["train"][1] * math.nan)}
-    other = [{"weights": {}}, {**whole, "classes": 7}, {**whole, "train": None}, blind]
+    weights = whole["weights"]
+    blind = {**whole, "weights": {**weights, "train_cov": weights["train_cov"] * math.nan}}
+    other = [
+        {"weights": {}},
+        {**whole, "classes": 7},
+        {**whole, "weights": {**weights, "test_mean": torch.zeros(9)}},
+        blind,
+    ]
     for content in (b"", b"no judge", *other):
         if isinstance(content, bytes):
             gan_mnist.MNIST_JUDGE.write_bytes(content)
@@ -412,7 +361,7 @@ def other_test_images(folder):
 def evaluated(train, folder, capsys, other_test_images):
     train(epochs=1, modes=0)
     capsys.readouterr()
-    figures = gan_mnist.evaluate(num_samples=1000, data_dir="digits", parzen=True)
+    figures = gan_mnist.evaluate(num_samples=1000, data_dir="digits")
     return figures, capsys.readouterr().out
 
 
@@ -433,7 +382,7 @@ def draws(train, folder, monkeypatch):
     def run(images, data="mnist", **flags):
         Copier.images = images
         G = Copier(4, (4,), modes=0)
-        G.about = {"data": f"{data}, some images", "epochs": 1, "fd": None}
+        G.about = {"dataset": data, "epochs": 1, "fd": None}
         monkeypatch.setattr(gan_mnist, "load_generator", lambda path: G)
         return gan_mnist.evaluate(num_samples=1000, data_dir="digits", **flags)
 
@@ -444,25 +393,36 @@ def test_evaluate_sees_real_digits_as_real_and_a_missing_class_as_missing(draws,
     images, labels = gan_mnist.load_bundle()
     order = torch.arange(5000).view(50, 100).T.flatten()[2000:]
     images, labels = images[order], labels[order]
-    whole = draws(images, parzen=True)
+    whole = draws(images)
     generated, real = whole["generated"], whole["real"]
-    for name, value in generated.items():  # both are real digits that were not trained on
-        tolerance = {"FD-": 1.5, "Inc": 0.3, "Par": 15, "dis": 0.5}.get(name[:3], 0.08)
-        assert value == pytest.approx(real[name], abs=tolerance), name
-    assert 0.3 < generated["told from training images by a fresh network"] < 0.7
+    tolerances = {  # both are real digits that were not trained on
+        "FD to training images": 1.5,
+        "FD to test images": 1.5,
+        "Inception Score, by the judge": 0.3,
+        "precision": 0.08,
+        "recall": 0.08,
+        "told from training images by a new network": 0.08,
+        "share below 90% confidence": 0.02,
+        "classes covered": 0,
+        "KL of the classes to uniform": 0.02,
+        "shares of the classes": 0.04,
+        "distance to the nearest training image": 0.5,
+    }
+    assert list(tolerances) == list(generated) == list(real)
+    for name, tolerance in tolerances.items():
+        assert generated[name] == pytest.approx(real[name], abs=tolerance), name
+    assert 0.3 < generated["told from training images by a new network"] < 0.7
     assert 0.7 < generated["precision"] < 1 and 0.7 < generated["recall"] < 1
     assert generated["share below 90% confidence"] < 0.05
-    assert all(
-        generated[f"share of class {label}"] == pytest.approx(0.1, 0.1) for label in range(10)
-    )
+    assert generated["shares of the classes"] == pytest.approx([0.1] * 10, abs=0.01)
 
     lacking = draws(images[labels != 3])["generated"]
     assert lacking["classes covered"] == 9
-    assert lacking["share of class 3"] < 0.01
+    assert lacking["shares of the classes"][3] < 0.01
     assert lacking["recall"] < generated["recall"] - 0.04
     assert lacking["precision"] == pytest.approx(generated["precision"], abs=0.03)
     assert lacking["KL of the classes to uniform"] == pytest.approx(math.log(10 / 9), abs=0.02)
-    assert lacking["FD-mnist to training images"] > 2 * generated["FD-mnist to training images"]
+    assert lacking["FD to training images"] > 2 * generated["FD to training images"]
 
 
 def test_evaluate_sees_copies_of_training_images(draws, digits, other_test_images):
@@ -476,11 +436,11 @@ def test_evaluate_on_the_bundle_alone_measures_one_half_against_the_other(draws,
         path.unlink()
     order = torch.randperm(5000, generator=torch.Generator().manual_seed(3))
     figures = draws(gan_mnist.load_bundle()[0][order], data="mnist_5k")
-    assert "half of 5000 images of mnist_5k" in capsys.readouterr().out
+    assert "real: the other half of mnist_5k" in capsys.readouterr().out
     name = "distance to the nearest training image"
     assert figures["generated"][name] < 0.05 < 3 < figures["real"][name]
-    for label in range(10):  # the bundle is sorted by class, its halves are not
-        assert figures["real"][f"share of class {label}"] == pytest.approx(0.1, abs=0.04)
+    shares = figures["real"]["shares of the classes"]
+    assert shares == pytest.approx([0.1] * 10, abs=0.04)  # the bundle is sorted, its halves are not
     assert figures["real"]["recall"] > 0.7
 
 
@@ -499,23 +459,32 @@ def test_6_epochs_on_the_bundle_teach_a_conditional_generator_the_digit_that_is_
     assert min(right[asked == digit].mean() for digit in range(10)) >= 0.8
 
 
-@pytest.mark.parametrize(
-    "about", [{}, None, {"data": 5}, {"data": "holidays, 7 images, checksum 0"}]
-)
-def test_a_generator_whose_data_set_is_not_said_or_not_there_is_refused(folder, capsys, about):
+@pytest.mark.parametrize("dataset", [None, "holidays", "/home/me/holidays"])
+def test_a_generator_of_unknown_images_or_of_a_folder_is_not_evaluated(folder, capsys, dataset):
     G = gan_mnist.Generator(4, (4,), modes=2)
-    G.about = about
+    if dataset:
+        G.about = {"dataset": dataset, "images": 7, "checksum": "0", "epochs": 1, "fd": None}
     torch.save(G.state_dict(), "strange.pth")
     code, line = fails(capsys, "evaluate", "--model_path", "strange.pth")
     assert code == 2
-    missing = "DATASET (--dataset) is 'holidays'"
-    assert (missing if about and about.get("data") != 5 else "strange.pth does not say") in line
+    assert f"strange.pth was trained on {dataset or 'unknown images'}: evaluate needs a" in line
+    assert "--dataset" not in line  # which evaluate does not take
+
+
+def test_evaluate_never_writes_over_the_model(train, folder, other_test_images):
+    train(epochs=1)
+    model = folder / "gen.json"
+    (folder / "checkpoints/generator_final.pth").rename(model)
+    before = model.read_bytes()
+    gan_mnist.evaluate("gen.json", num_samples=400, data_dir="digits")
+    assert model.read_bytes() == before
+    assert json.loads((folder / "gen.json.json").read_text())["about"]["model"] == "gen.json"
 
 
 def test_figures_go_with_the_generator_that_they_measured(train, folder, other_test_images):
     train(epochs=1)
     gan_mnist.evaluate(num_samples=1000, data_dir="digits")
-    figures = folder / "checkpoints/generator_final.json"
+    figures = folder / "checkpoints/generator_final.pth.json"
     assert figures.exists()
     train(epochs=2, resume=True)
     assert not figures.exists()
@@ -542,43 +511,46 @@ def test_a_run_stopped_after_a_reading_but_before_a_checkpoint_can_be_resumed(
 
 def test_evaluate_prints_and_keeps_what_it_returns(evaluated, folder):
     figures, printed = evaluated
-    with (folder / "checkpoints/generator_final.json").open() as file:
+    with (folder / "checkpoints/generator_final.pth.json").open() as file:
         kept = json.load(file)
     assert {column: kept[column] for column in ("generated", "real")} == figures
     about = kept["about"]
-    assert about["data"].startswith("mnist, 1000 images") and about["epochs"] == 1
-    assert (about["samples"], about["seed"], about["real"]) == (900, 0, "test images of mnist")
+    assert (about["dataset"], about["images"], about["epochs"]) == ("mnist", 1000, 1)
+    assert (about["samples"], about["seed"], about["real"]) == (1000, 0, "test images of mnist")
     assert "epochs: 1, " in printed
     for key, value in figures["generated"].items():
-        line = next(line for line in printed.splitlines() if line.startswith(f"{key} "))
-        assert line.split()[-2:] == [f"{value:.4f}", f"{figures['real'][key]:.4f}"]
+        (line,) = [line for line in printed.splitlines() if line.startswith(key)]
+        if key == "shares of the classes":
+            assert [float(each) for each in line.split()[-10:]] == pytest.approx(value, abs=1e-3)
+        else:
+            assert line.split()[-2:] == [f"{value:.4f}", f"{figures['real'][key]:.4f}"]
 
 
 def test_evaluate_measures_the_generator_that_it_is_given(evaluated, judge):
     figures, _ = evaluated
     G = gan_mnist.load_generator("checkpoints/generator_final.pth")
-    features, p = judge.look(gan_mnist.to_uint8(G.sample(900, 0)))  # as many as the reference
+    features, p = judge.look(gan_mnist.to_uint8(G.sample(1000, 0)))
     generated = figures["generated"]
-    assert generated["FD-mnist to training images"] == pytest.approx(
-        gan_mnist.frechet_distance(*judge.notes["train"], *gan_mnist.statistics(features))
+    assert generated["FD to training images"] == pytest.approx(
+        gan_mnist.frechet_distance(
+            judge.train_mean, judge.train_cov, *gan_mnist.statistics(features)
+        )
     )
     assert generated["Inception Score, by the judge"] == pytest.approx(gan_mnist.inception_score(p))
-    shares = [generated[f"share of class {label}"] for label in range(10)]
-    assert sum(shares) == pytest.approx(1)
+    shares = generated["shares of the classes"]
+    assert sum(shares) == pytest.approx(1, abs=1e-3)
     assert generated["KL of the classes to uniform"] == pytest.approx(
-        scipy.stats.entropy(shares, [0.1] * 10), abs=1e-5
+        scipy.stats.entropy(shares, [0.1] * 10), abs=1e-3
     )
 
 
 def test_evaluate_finds_real_digits_better_than_those_of_an_untrained_generator(evaluated):
     generated, real = evaluated[0]["generated"], evaluated[0]["real"]
-    assert real["FD-mnist to training images"] < 5 < generated["FD-mnist to training images"]
-    assert real["FD-mnist to test images"] < 5 < generated["FD-mnist to test images"]
+    assert real["FD to training images"] < 5 < generated["FD to training images"]
+    assert real["FD to test images"] < 5 < generated["FD to test images"]
     assert real["classes covered"] == 10
     assert real["precision"] > generated["precision"]
     assert real["recall"] > generated["recall"]
-    key = "Parzen log-likelihood (nats)"
-    assert real[key] > generated[key]
 
 
 def test_evaluate_refuses_too_few_samples_in_one_line(train, capsys):
@@ -586,7 +558,7 @@ def test_evaluate_refuses_too_few_samples_in_one_line(train, capsys):
     capsys.readouterr()
     code, line = fails(capsys, "evaluate", "--num_samples", "99", "--data_dir", "digits")
     assert code == 2
-    assert "NUM_SAMPLES" in line and "1000" in line
+    assert "NUM_SAMPLES (--num_samples) is 99" in line and "at least 400" in line
 
 
 def test_evaluate_without_a_model_says_how_to_get_one(folder, capsys):

@@ -1,6 +1,28 @@
 """A run: the files that it writes, and what it does when something goes wrong."""
 
-IMPORTS
+import csv
+import fcntl
+import math
+import os
+import pty
+import random
+import re
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, TINY_FLAGS, assert_same_run, fails, finish, start
+from PIL import Image
+
+import gan_mnist
 
 
 def test_every_epoch_writes_a_grid_a_row_and_a_checkpoint_and_the_end_the_rest(train, folder):
@@ -24,7 +46,8 @@ def test_every_epoch_writes_a_grid_a_row_and_a_checkpoint_and_the_end_the_rest(t
     assert [row["epoch"] for row in history] == [1, 2, 3, 4, 5]
     loaded = gan_mnist.load_generator("checkpoints/generator_final.pth")
     assert torch.equal(loaded.sample(4, seed=1), generator.sample(4, seed=1))
-    assert loaded.about["data"].startswith("mnist, 1000 images")
+    assert loaded.about.keys() == {"dataset", "images", "checksum", "epochs", "fd"}
+    assert (loaded.about["dataset"], loaded.about["images"]) == ("mnist", 1000)
     assert loaded.about["epochs"] == 5
 
 
@@ -54,9 +77,6 @@ def test_on_a_terminal_a_bar_shows_batches_speed_and_both_losses(folder):
     assert re.search(r"Epoch \[1/1\].* \d+/100 .*d_loss \d\.\d+, g_loss \d\.\d+, [\d,]+/s", shown)
 
 
-
-
-
 # ── faults ──
 
 
@@ -80,22 +100,91 @@ def test_a_discriminator_that_wins_outright_is_said(train, capsys):
 
 
 def test_a_batch_larger_than_the_epoch_is_refused(train):
-    with pytest.raises(ValueError, match=r"BATCH_SIZE is 1001, D_STEPS 1: more than"):
+    with pytest.raises(ValueError, match=r"BATCH_SIZE is 1001, D_STEPS 1: together more than"):
         train(batch_size=1001)
 
 
-@pytest.mark.parametrize("flag", ["--samples_dir", "--checkpoint_dir"])
-def test_a_folder_that_cannot_be_written_to_is_named(folder, capsys, flag):
+@pytest.mark.parametrize("setting", ["samples_dir", "checkpoint_dir"])
+@pytest.mark.parametrize("value", ["file", "file/out", "x" * 300])
+def test_a_folder_that_cannot_be_written_to_is_named_with_its_setting(
+    folder, capsys, setting, value
+):
     (folder / "file").write_text("in the way")
-    code, line = fails(capsys, *TINY_FLAGS, "--epochs", "1", flag, "file/out")
+    code, line = fails(capsys, *TINY_FLAGS, "--epochs", "1", f"--{setting}", value)
+    assert code == 2
+    assert f"{setting.upper()} (--{setting}) is '{value}', where no file can be written (" in line
+
+
+@pytest.mark.parametrize("setting", ["samples_dir", "checkpoint_dir"])
+def test_a_run_never_writes_into_its_own_data_folder(folder, capsys, setting):
+    (folder / "in").mkdir()
+    Image.new("L", (8, 8)).save(folder / "in/1.png")
+    flags = ["--dataset", "in", "--image_size", "8", f"--{setting}", "in/../in/out"]
+    code, line = fails(capsys, *TINY_FLAGS, *flags)
+    assert code == 2
+    assert f"{setting.upper()} (--{setting}) is 'in/../in/out', inside the data folder 'in'" in line
+    assert [path.name for path in (folder / "in").iterdir()] == ["1.png"]
+
+
+def test_a_run_that_needs_more_memory_than_there_is_ends_in_one_line_that_says_what_to_lower(
+    folder, capsys, monkeypatch
+):
+    monkeypatch.setattr(gan_mnist.GAN, "train_step", lambda *_: torch.empty(10**15))
+    code, line = fails(capsys, *TINY_FLAGS)
     assert code == 1
-    assert "file/out" in line
+    assert "out of memory: lower BATCH_SIZE, G_HIDDEN or D_HIDDEN" in line
+
+
+def test_names_that_the_terminal_cannot_show_do_no_harm(folder):
+    name = os.fsdecode(
+        b"pictures \xfc \xc3\xbc"
+    )  # Latin-1's u umlaut, which is no UTF-8, and UTF-8's
+    (folder / name).mkdir()
+    for number in range(60):
+        Image.new("L", (8, 8), 4 * number).save(folder / name / f"{number}.png")
+    flags = [*TINY_FLAGS, "--dataset", name, "--image_size", "8", "--samples_dir", f"{name} drawn"]
+    for encoding in ("ascii", "utf-8:strict"):
+        extra = [] if encoding == "ascii" else ["--resume"]
+        process = start(
+            *flags, "--epochs", "1", *extra, cwd=folder, environment={"PYTHONIOENCODING": encoding}
+        )
+        code, out, err = finish(process)
+        assert (code, err) == (0, "")
+        assert "pictures \\udcfc" in out
+    assert (folder / f"{name} drawn/training.gif").exists()
+
+
+def test_a_closed_standard_error_does_no_harm(folder):
+    process = start(
+        *TINY_FLAGS, "--epochs", "1", cwd=folder, preexec_fn=lambda: os.close(2), stderr=None
+    )
+    code, out, _ = finish(process)
+    assert code == 0
+    assert "Wrote checkpoints/generator_final.pth" in out
+
+
+def heed_ctrl_c():
+    """Undo that all which a shell script starts in the background ignores Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def test_ctrl_c_while_pytorch_is_imported_is_one_line(folder):
+    command = [sys.executable, str(ROOT / "gan_mnist.py"), "--data_dir", "digits"]
+    process = subprocess.Popen(
+        command, cwd=folder, text=True, stderr=subprocess.PIPE, preexec_fn=heed_ctrl_c
+    )
+    maps = Path(f"/proc/{process.pid}/maps")
+    for _ in range(1000):  # until the first part of PyTorch is there, on Linux
+        time.sleep(0.01)
+        if maps.exists() and "libtorch" in maps.read_text():
+            break
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "Stopped by Ctrl-C\n")
+    assert not (folder / "checkpoints").exists()
 
 
 def test_ctrl_c_in_mid_epoch_says_what_is_saved_and_how_to_go_on(folder):
-    def heed_ctrl_c():  # which is ignored by all that a shell script starts in the background
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
     flags = [*TINY_FLAGS, "--epochs", "100000"]
     process = start(*flags, cwd=folder, preexec_fn=heed_ctrl_c)
     for line in process.stdout:
@@ -103,9 +192,9 @@ def test_ctrl_c_in_mid_epoch_says_what_is_saved_and_how_to_go_on(folder):
             break
     process.send_signal(signal.SIGINT)
     code, out, err = finish(process)
-    assert (code, err) == (130, "")
-    newest = gan_mnist.numbered(folder / "checkpoints", ".pth")[-1]
-    assert f"Saved: checkpoints/{newest.name}; go on by --resume" in out
+    assert (code, err) == (130, "Stopped by Ctrl-C\n")
+    newest = gan_mnist.epoch_files(folder / "checkpoints", ".pth")[-1]
+    assert f"the newest checkpoint is checkpoints/{newest.name}; --resume continues" in out
     assert not list(folder.rglob("*.part"))
 
 
@@ -133,28 +222,23 @@ def test_a_full_disk_while_saving_is_one_clear_line_and_earlier_checkpoints_stay
 
 
 def test_killed_at_20_random_moments_the_run_still_ends_as_if_undisturbed(train, folder):
-    epochs = 60
+    epochs = 200
     train(epochs=epochs, out="undisturbed")
-    flags = [
-        *TINY_FLAGS,
-        "--epochs",
-        str(epochs),
-        "--samples_dir",
-        "killed/samples",
-        "--checkpoint_dir",
-        "killed/checkpoints",
-        "--resume",
-    ]
+    folders = ["--samples_dir", "killed/samples", "--checkpoint_dir", "killed/checkpoints"]
+    flags = [*TINY_FLAGS, "--epochs", str(epochs), *folders, "--resume"]
     moments = random.Random(0)
-    for _ in range(20):
+    in_mid_run = 0
+    for kill in range(20):
         process = start(*flags, cwd=folder)
-        for line in process.stdout:  # some are killed before training starts, most within an epoch
-            if line.startswith("Training") or moments.random() < 0.05:
+        for line in process.stdout:  # one in five is killed before it trains
+            if kill % 5 == 0 or line.startswith("Training"):
                 break
-        time.sleep(moments.uniform(0, 0.4))
+        time.sleep(moments.uniform(0, 0.3))
         process.kill()
-        code, _, err = finish(process)
-        assert (code, err) in ((-signal.SIGKILL, ""), (0, ""))
+        code, out, err = finish(process)
+        assert (code, err) == (-signal.SIGKILL, "")
+        in_mid_run += "Epoch [" in out and "Wrote" not in out
+    assert in_mid_run >= 12
     code, _, err = finish(start(*flags, cwd=folder))
     assert (code, err) == (0, "")
     assert_same_run(folder / "undisturbed", folder / "killed")

@@ -1,32 +1,18 @@
-"""Training: the step is the paper's, and nothing that a run has earned is lost."""
+"""Training: the step is the paper's, computed a second way."""
 
 import copy
-import csv
-import fcntl
-import math
-import os
-import pty
-import random
-import re
-import resource
-import signal
-import struct
-import termios
-import time
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TINY, TINY_FLAGS, fails, finish, same_tensors, start
-from PIL import Image
+from conftest import TINY, same_tensors
 
 import gan_mnist
 
 
 def make_gan(shift=False, classes=0, **settings):
     config = gan_mnist.make_config(**{**TINY, "device": "cpu", "precision": "fp32", **settings})
-    return gan_mnist.GAN(config, (1, 28, 28), shift, classes)
+    return gan_mnist.GAN(config, (1, 28, 28), classes, shift)
 
 
 def step(gan, real):
@@ -35,9 +21,6 @@ def step(gan, real):
 
 def real_batches(digits, number):
     return gan_mnist.to_float(digits[0].unsqueeze(1)).split(100)[:number]
-
-
-# ── the step ──
 
 
 def penalty(D, images):
@@ -53,7 +36,7 @@ def penalty(D, images):
 def test_training_equals_the_textbook_loop(digits):
     """Against a second way: separate passes for real and fake, BCELoss on sigmoids, plain Adam,
     the penalty, eight times as large in every eighth step, image by image, gradients clipped."""
-    clip = 0.05  # below the norm of all gradients
+    clip = 0.03  # below the norm of all gradients
     options = {"label_smoothing": 0.1, "grad_clip": clip, "gradient_penalty": 0.1}
     gan = make_gan(beta1=0.5, d_hidden=(32, 16), **options)
     norms_d, norms_g = [], []
@@ -106,7 +89,7 @@ def test_a_conditional_step_shows_d_the_labels_of_real_and_the_same_ones_of_fake
     torch.manual_seed(0)
     told = torch.zeros(100, 10)
     told[torch.arange(100), labels] = 1
-    fake = G.layers(torch.cat([torch.randn(100, 8), told], 1))
+    fake = G.decode(torch.cat([torch.randn(100, 8), told], 1))
     logits = [
         D.layers(torch.cat([images.flatten(1) + 1, told], 1)).squeeze(1) for images in (real, fake)
     ]
@@ -146,7 +129,7 @@ def test_two_steps_of_d_and_one_of_g_equal_the_textbook_loop_of_the_loss(digits,
         (-D(fake).mean()).backward()
         optimizer_g.step()
     for ours, theirs in zip(gan.D.parameters(), D.parameters(), strict=True):
-        assert torch.allclose(ours, theirs, atol=2e-5)
+        assert torch.allclose(ours, theirs, atol=1e-4)  # of steps of 5e-4; Adam enlarges rounding
     z = torch.randn(100, 8)
     assert torch.allclose(gan.G(z), G(z), atol=2e-4)
 
@@ -235,7 +218,7 @@ def test_auto_shifts_where_images_are_few(
     )
     train(epochs=1, augment=augment)
     assert shifts == [shifted]
-    assert ("shifts from epoch 7" in capsys.readouterr().out) == shifted
+    assert ("shifted by up to a pixel from epoch 7" in capsys.readouterr().out) == shifted
 
 
 def test_bf16_training_stays_close_to_fp32(digits):
@@ -309,3 +292,35 @@ def test_samples_come_close_to_the_digits_in_mean_and_spread_of_every_pixel(digi
         step(gan, real[torch.randperm(1000)[: 100 * gan.config.d_steps]])
     assert distances[0] > 0.7 and distances[1] > 0.3
     assert distances[2] < 0.1 and distances[3] < 0.15
+
+
+def test_no_two_random_streams_of_a_run_have_a_seed_in_common_nor_with_one_that_a_user_gives():
+    for seed in (0, 1, 2**31 - 1):
+        streams = [*gan_mnist.STREAMS.values(), *range(1, 100_001)]  # epoch n has stream n
+        seeds = {gan_mnist.stream_seed(seed, stream) for stream in streams}
+        assert len(seeds) == len(streams)
+        assert min(seeds) >= 2**31 and max(seeds) < 2**32  # PyTorch uses the lowest 32 bits
+    assert gan_mnist.RULES["seed"][1] < 2**31
+
+
+def test_first_weights_training_measurement_and_grid_draw_different_numbers(train, monkeypatch):
+    """Against what once was: the measurement's z were numbers that the first epoch trained with."""
+    drawn = {}
+    code = gan_mnist.Generator.code
+
+    def note(G, z, labels=None):
+        purpose = "grid" if len(z) == 9 else "measurement" if len(z) == 2000 else "training"
+        drawn.setdefault(purpose, []).append(z.flatten())
+        return code(G, z, labels)
+
+    monkeypatch.setattr(gan_mnist.Generator, "code", note)
+    train(epochs=2, metrics_every=1)
+    numbers = {purpose: set(torch.cat(parts).tolist()) for purpose, parts in drawn.items()}
+    assert {purpose: len(values) > 70 for purpose, values in numbers.items()} == {
+        "training": True,
+        "measurement": True,
+        "grid": True,
+    }
+    assert len(numbers["training"] & numbers["measurement"]) < 100  # of 16,000; chance alone
+    assert len(numbers["training"] & numbers["grid"]) < 3
+    assert len(numbers["measurement"] & numbers["grid"]) < 3
