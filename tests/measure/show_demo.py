@@ -1,4 +1,4 @@
-"""Open the demo page in Chromium: python tests/show_demo.py [--page generated_samples/demo.html]
+"""Open the demo page in Chromium and measure it: python tests/measure/show_demo.py [--page FILE]
 
 Prints how long a grid of samples takes and the frames a second of a morphing digit, and
 takes screenshots, light at a desktop's and dark at a phone's size, into the folder of the page.

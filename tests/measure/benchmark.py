@@ -1,4 +1,4 @@
-"""Measure speed and memory: python tests/benchmark.py [--d_hidden 512 256] [--turns 7]
+"""Measure speed and memory: python tests/measure/benchmark.py [--turns 7]
 
 Three training loops over the same networks take turns, a few seconds each, and the medians of their
 rates are compared: so the figures hold on a machine whose speed drifts.
@@ -25,7 +25,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import gan_mnist
 
 
@@ -78,7 +78,7 @@ def customary_steps(images, labels, batch_size, config):
 def our_steps(images, labels, batch_size, config, precision):
     """Train as gan_mnist.py does, one step for each next()."""
     config = config._replace(precision=precision)
-    gan = gan_mnist.GAN(config, images.shape[1:], shift=False)
+    gan = gan_mnist.GAN(config, images.shape[1:])
     loader = gan_mnist.make_loader(images, labels, batch_size)
     for real, classes in itertools.chain.from_iterable(itertools.repeat(loader)):
         yield gan.train_step(gan_mnist.to_float(real), classes)

@@ -1,11 +1,14 @@
-"""Measure the recipes of the README's table, seed by seed, and draw FD against seconds.
+"""Train and measure the recipes of the README's results, seed by seed.
 
-    python tests/record.py --data_dir data                       all that is not measured yet
-    python tests/record.py --recipes defaults --seeds 0 1        some of them
-    python tests/record.py --recipes --seeds                     nothing: the table and the picture
+    python tests/measure/record.py --data_dir data                 all that is not measured yet
+    python tests/measure/record.py --recipes defaults --seeds 0 1  some of them
+    python tests/measure/record.py --recipes --seeds               none: the table and the picture
+    python tests/measure/record.py --modes checkpoints/generator_final.pth
 
 Each run is `python gan_mnist.py` with the flags below, in a process of its own, with its files in
---out; what was measured is kept in tests/record.json, and a run that is there is not done again.
+--out. What was measured is kept in record.json, and a run that is there is not done again: delete
+its entry and its folder in --out to repeat it. --modes measures no recipe, but prints which digits
+the modes of generators draw, and draws samples of those of the first one into modes.png.
 """
 
 import argparse
@@ -21,7 +24,7 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 import gan_mnist
@@ -34,8 +37,32 @@ RECIPES = {
     "bundle": ["--dataset", "mnist_5k"],
     "long": ["--epochs", "150", "--lr_decay_end", "190"],
 }
-MINUTES = (1, 3, 10)  # if the run takes so long, and the end
-RECORD = ROOT / "tests" / "record.json"
+MINUTES = (1, 3, 10)  # at which a run is measured if it takes so long, and at its end
+RECORD = Path(__file__).with_name("record.json")
+
+
+def parzen_log_likelihood(samples, images, sigmas):
+    """Return the mean log-likelihood (S,) in nats of images (N, d) in [0, 1] for each sigma (S,).
+
+    The density is a Gaussian around each of the samples (M, d). The measure of Goodfellow et al.
+    2014; it misleads: Theis et al. 2016, arXiv 1511.01844.
+    """
+    total, d = torch.zeros(len(sigmas)), samples.shape[1]
+    for part in images.split(500):
+        squares = torch.cdist(part, samples).square()
+        total += torch.stack([(squares / (-2 * s * s)).logsumexp(1).sum() for s in sigmas])
+    return total / len(images) - math.log(len(samples)) - d / 2 * (2 * math.pi * sigmas**2).log()
+
+
+def parzen(fake, validation, test):
+    """Return the log-likelihood of test images, with the sigma that is best for validation images.
+
+    Images (N, C, H, W) uint8.
+    """
+    fake, validation, test = (images.flatten(1) / 255 for images in (fake, validation, test))
+    sigmas = torch.logspace(-1, -0.3, 15)
+    best = parzen_log_likelihood(fake, validation, sigmas).argmax()
+    return parzen_log_likelihood(fake, test, sigmas[best : best + 1]).item()
 
 
 def train(recipe, seed, data_dir, out):
@@ -58,33 +85,43 @@ def history(folder):
     return seconds.tolist(), [float(row["fd"] or "nan") for row in rows]
 
 
-def measure(path, judge, reference, features, seed):
+def measure(path, judge, images, seed):
     """Path of a generator or checkpoint -> figures of 10,000 samples: FD to all training images of
-    MNIST, the others against `reference`, as many of them with their features."""
+    MNIST, the others beside images["reference"], 10,000 training images."""
+    reference = images["reference"]
     fake = gan_mnist.to_uint8(gan_mnist.load_generator(path).sample(len(reference), seed))
-    fake_features, p = judge.look(fake)
-    precision, recall = gan_mnist.precision_recall(features, fake_features)
+    features, probabilities = judge.look(fake)
+    reference_features, _ = judge.look(reference)
+    precision, recall = gan_mnist.precision_recall(reference_features, features)
     return {
-        "fd": gan_mnist.frechet_distance(
-            *judge.notes["train"], *gan_mnist.statistics(fake_features)
-        ),
+        "fd": judge.fd(features),
         "precision": precision,
         "recall": recall,
         "told": gan_mnist.two_sample_accuracy(reference, fake),
-        "classes": (p.argmax(1).bincount(minlength=10) >= len(p) // 100).sum().item(),
+        "parzen": parzen(fake, images["validation"], images["test"]),
+        "classes": (gan_mnist.class_shares(probabilities) >= 0.01).sum().item(),
+    }
+
+
+def load_images(data_dir, seed):
+    """-> images to measure with: training images, others to choose sigma by, all test images."""
+    train_images, _, name = gan_mnist.load_dataset("mnist", data_dir)  # for the bundle's runs too
+    if name != "mnist":
+        raise SystemExit("the record needs all of MNIST: say by --data_dir where it is")
+    test_images, _, _ = gan_mnist.load_dataset("mnist", data_dir, train=False)
+    order = torch.randperm(len(train_images), generator=torch.Generator().manual_seed(seed))
+    return {
+        "reference": train_images[order[:10_000]],
+        "validation": train_images[order[10_000:11_000]],
+        "test": test_images,
     }
 
 
 def record(recipe, seed, data_dir, out):
-    """Train and measure one run -> what tests/record.json keeps of it."""
-    images, _, name = gan_mnist.load_dataset("mnist", data_dir)  # for the bundle's runs too
-    if name != "mnist":
-        raise SystemExit("the record needs all of MNIST: say by --data_dir where it is")
+    """Train and measure one run -> what record.json keeps of it."""
+    images = load_images(data_dir, seed)
     folder = train(recipe, seed, data_dir, out)
     judge = gan_mnist.load_judge("mnist", data_dir)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    reference = images[order[:10_000]]
-    features, _ = judge.look(reference)
     seconds, fds = history(folder)
     figures = {}
     shorter = [minutes for minutes in MINUTES if 60 * minutes < seconds[-1]]
@@ -92,26 +129,22 @@ def record(recipe, seed, data_dir, out):
         epoch = sum(time <= 60 * minutes for time in seconds)
         path = folder / f"epoch_{epoch:04d}.pth"
         at = "the end" if minutes == math.inf else f"{minutes} min"
-        figures[at] = measure(path, judge, reference, features, seed) | {
-            "epoch": epoch,
-            "seconds": seconds[epoch - 1],
-        }
+        figures[at] = measure(path, judge, images, seed)
+        figures[at] |= {"epoch": epoch, "seconds": seconds[epoch - 1]}
     machine = f"{os.cpu_count()} cores, {gan_mnist.choose_device('auto', 'auto')[1]}"
+    curve = [(time, fd) for time, fd in zip(seconds, fds, strict=True) if fd == fd]
     return {
         "machine": f"{platform.machine()}, {machine}, torch {torch.__version__}",
-        "curve": [
-            (round(time, 1), round(fd, 3))
-            for time, fd in zip(seconds, fds, strict=True)
-            if fd == fd
-        ],
+        "curve": [[round(time, 1), round(fd, 3)] for time, fd in curve],
         "figures": figures,
     }
 
 
 def print_table(runs):
     """{recipe: {seed: what record returns}} -> the README's table, means ± standard deviations."""
-    print("| recipe | after | epoch | FD | precision | recall | told | classes | seeds |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("| recipe | after | epoch | FD | precision | recall | told | Parzen | digits | seeds |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    digits = {"fd": 2, "precision": 3, "recall": 3, "told": 3, "parzen": 1}
     for recipe, seeds in runs.items():
         first, *others = [run["figures"] for run in seeds.values()]
         for at in first:
@@ -120,11 +153,10 @@ def print_table(runs):
             rows = [figures[at] for figures in (first, *others)]
             cells = [f"{statistics.mean(row['seconds'] for row in rows) / 60:.1f} min"]
             cells += [f"{statistics.mean(row['epoch'] for row in rows):.0f}"]
-            for key in ("fd", "precision", "recall", "told"):
+            for key, places in digits.items():
                 values = [row[key] for row in rows]
-                digits = 2 if key == "fd" else 3
                 spread = statistics.stdev(values) if len(values) > 1 else math.nan
-                cells += [f"{statistics.mean(values):.{digits}f} ± {spread:.{digits}f}"]
+                cells += [f"{statistics.mean(values):.{places}f} ± {spread:.{places}f}"]
             cells += [str(min(row["classes"] for row in rows)), ", ".join(seeds)]
             print(f"| {recipe} | {' | '.join(cells)} |")
 
@@ -149,22 +181,49 @@ def draw(path, runs):
     figure.savefig(path, dpi=120)
 
 
+def show_modes(paths, data_dir):
+    """Print which digits the modes of generators draw; write samples of the first one's modes."""
+    for path in paths:
+        G = gan_mnist.load_generator(path)
+        if not G.modes:
+            raise SystemExit(f"{path} has no modes")
+        z = gan_mnist.sample_z(10_000, G.latent_dim, seed=0)
+        modes = G.code(z)[:, : G.modes].argmax(1)
+        images = G.sample(10_000, seed=0)
+        judge = gan_mnist.load_judge(G.about["dataset"], data_dir)
+        _, probabilities = judge.look(gan_mnist.to_uint8(images))
+        digits = probabilities.argmax(1)
+        counts = [digits[modes == mode].bincount(minlength=10) for mode in range(G.modes)]
+        most, digit = torch.stack(counts).max(1)
+        print(f"{path}: digits (columns) in the modes (rows), as the judge sees them")
+        print(torch.stack(counts))
+        print(f"{most.sum() / len(digits):.1%} are the most frequent digit of their mode")
+        if path == paths[0]:
+            order = digit.argsort(stable=True)
+            rows = torch.stack([images[modes == mode][:8] for mode in order], 1)
+            gan_mnist.save_grid(Path("modes.png"), rows.flatten(0, 1), G.modes)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipes", nargs="*", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--data_dir", type=Path, default=ROOT / "data")
     parser.add_argument("--out", type=Path, default=Path("record"))
+    parser.add_argument("--modes", nargs="+", type=Path, metavar="GENERATOR")
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
+    if options.modes:
+        show_modes(options.modes, options.data_dir)
+        return
 
+    options.out.mkdir(parents=True, exist_ok=True)
     runs = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     for recipe in options.recipes:
         for seed in options.seeds:
             if str(seed) not in runs.setdefault(recipe, {}):
                 print(f"{recipe}, seed {seed}", flush=True)
                 runs[recipe][str(seed)] = record(recipe, seed, options.data_dir, options.out)
-                RECORD.write_text(json.dumps(runs) + "\n")
+                RECORD.write_text(json.dumps(runs, indent=1) + "\n")
     print_table(runs)
     draw(ROOT / "generated_samples" / "gallery_fd.png", runs)
 
