@@ -1,0 +1,43 @@
+"""Measuring scripts: what they compute themselves equals another implementation."""
+
+import sys
+
+import numpy as np
+import torch
+from conftest import ROOT
+from sklearn.neighbors import KernelDensity
+
+import gan_mnist
+
+sys.path.insert(0, str(ROOT / "tests" / "measure"))
+import record
+
+
+def points(n, d, seed=0):
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+
+
+def test_parzen_log_likelihood_equals_scikit_learns_kernel_density():
+    samples, images = points(600, 3), points(700, 3, seed=1)
+    sigmas = torch.tensor([0.2, 0.5])
+    expected = [
+        KernelDensity(bandwidth=sigma).fit(samples).score_samples(images).mean()
+        for sigma in sigmas.tolist()
+    ]
+    ours = record.parzen_log_likelihood(samples, images, sigmas)
+    assert np.allclose(ours, expected, rtol=1e-4)
+
+
+def test_parzen_is_higher_for_digits_than_for_noise():
+    images, _ = gan_mnist.load_bundle()
+    images = images[torch.randperm(5000, generator=torch.Generator().manual_seed(0))]
+    noise = torch.randint(256, (1000, 1, 28, 28), dtype=torch.uint8)
+    validation, test = images[1000:1500], images[2000:3000]
+    assert record.parzen(images[:1000], validation, test) > 100
+    assert record.parzen(noise, validation, test) < 0
+
+
+def test_every_recipe_of_the_record_is_made_of_settings_that_the_script_takes():
+    for flags in record.RECIPES.values():
+        settings = vars(gan_mnist.build_parser("train").parse_args(flags))
+        gan_mnist.make_config(**settings)
