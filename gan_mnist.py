@@ -67,13 +67,13 @@ from tqdm import tqdm
 
 # data
 DATASET = "mnist"  # mnist | mnist_5k (bundled) | fashion_mnist | kmnist | cifar10 | a folder
-DATA_DIR = "data"  # folder of the data sets, as torchvision has it; downloads go there too
-IMAGE_SIZE = 0  # side in pixels to which images are resized; 0 = their own (folders: 64)
-AUGMENT = "auto"  # none | shift (by up to a pixel, from epoch 7 on) | auto (shift if data are few)
+DATA_DIR = "data"  # torchvision's data folder; downloads are saved there
+IMAGE_SIZE = 0  # side in pixels to which images are resized; 0 = as they are (folders: 64)
+AUGMENT = "auto"  # none | shift (by up to a pixel, from epoch 7) | auto (shift up to 40,000 images)
 
 # networks
 LATENT_DIM = 100  # length of the noise vector z
-MODES = 10  # the largest of z's first MODES numbers picks one of so many kinds of image; 0 = off
+MODES = 10  # the largest of z's first MODES numbers picks one of MODES kinds of image; 0 = off
 G_HIDDEN = (256, 512, 1024)  # widths of the generator's hidden layers
 D_HIDDEN = (512, 256)  # widths of the discriminator's hidden layers
 SPECTRAL_NORM = False  # divide D's weights by their largest singular value (Miyato et al. 2018)
@@ -81,8 +81,8 @@ DROPOUT = 0.0  # dropout probability in D; classic 0.3
 CONDITIONAL = False  # show G and D the labels, so that G can be asked for a digit
 
 # training
-EPOCHS = 60  # an epoch is 60,000 images: smaller data sets are repeated
-BATCH_SIZE = 128  # images in a step; classic 64
+EPOCHS = 60  # passes over the images, which are repeated up to 60,000 if they are fewer
+BATCH_SIZE = 128  # real images in a step of D; classic 64
 LEARNING_RATE_G = 1e-3  # Adam's step size for G; classic 2e-4
 LEARNING_RATE_D = 5e-4  # Adam's step size for D; classic 2e-4
 LR_DECAY_START = 12  # the last epoch with the full learning rates; then both fall linearly
@@ -91,7 +91,7 @@ BETA1 = 0.0  # Adam's momentum; classic 0.5, several times slower here
 BETA2 = 0.999  # decay of Adam's average of squared gradients
 EMA_DECAY = 0.9995  # decay of G's moving average, which draws better than G; 0 = no average
 LOSS = "bce"  # bce | hinge | wgan_gp (usual with it: D_STEPS 5, GRADIENT_PENALTY 10, BETA2 0.9)
-D_STEPS = 1  # steps of D for each step of G
+D_STEPS = 1  # steps of D, each with a batch of its own, for each step of G
 LABEL_SMOOTHING = 0.0  # real labels are 1 minus this in D's bce loss; usual alternative 0.1
 GRADIENT_PENALTY = 0.5  # weight of D's mean squared gradient at real and fake images; 0 = none
 GRAD_CLIP = 0.0  # largest gradient norm of either network; 0 = no limit
@@ -106,8 +106,8 @@ SAMPLES_DIR = "generated_samples"  # folder of the pictures
 CHECKPOINT_DIR = "checkpoints"  # folder of the checkpoints and the trained generator
 SAVE_EVERY = 1  # epochs from one checkpoint to the next; the last epoch always gets one
 KEEP_CHECKPOINTS = 3  # newest checkpoints to keep, about 30 MB each; 0 = all
-NUM_SAMPLES = 64  # digits in a grid
-METRICS_EVERY = 2  # epochs from one FD measurement to the next, and at the end; 0 = never
+NUM_SAMPLES = 64  # number of images to draw, in each grid too
+METRICS_EVERY = 2  # measure the Fréchet distance (FD) every 2 epochs and at the end; 0 = never
 
 # ── Data ── The whole data set is one uint8 tensor in memory; a batch is one index operation ──────
 
@@ -117,7 +117,7 @@ BUNDLE = PROJECT / "data" / "mnist_5k.png"
 BUNDLE_CHECKSUM = 0x31CCB7EC
 EPOCH_IMAGES = 60_000  # a smaller data set is repeated up to this, so that the same settings work
 FOLDER_IMAGE_SIZE = 64  # side of images from a folder if IMAGE_SIZE is 0
-DOWNLOAD_TIMEOUT = 7  # seconds of silence after which a mirror is given up
+DOWNLOAD_TIMEOUT = 7  # give up on a mirror after so many seconds without data
 
 
 def load_bundle():
@@ -127,14 +127,15 @@ def load_bundle():
     FileNotFoundError if it is missing, ValueError if it is damaged.
     """
     if not BUNDLE.exists():
-        raise FileNotFoundError(f"{BUNDLE} is missing: copy it from where this script comes from")
+        raise FileNotFoundError(f"{BUNDLE} is missing: download it again from the project page")
     try:
         with Image.open(BUNDLE) as sheet:
             pixels = np.array(sheet)
-    except Exception as error:  # each kind of damage raises an error of its own
-        raise ValueError(f"{BUNDLE} is damaged: copy it anew") from error
-    if zlib.crc32(pixels) != BUNDLE_CHECKSUM:
-        raise ValueError(f"{BUNDLE} is damaged: copy it anew")
+        whole = zlib.crc32(pixels) == BUNDLE_CHECKSUM
+    except Exception:  # each kind of damage raises an error of its own
+        whole = False
+    if not whole:
+        raise ValueError(f"{BUNDLE} is damaged: download it again from the project page")
     tiles = pixels.reshape(50, 28, 100, 28).swapaxes(1, 2)  # (row, column, 28, 28)
     images = torch.from_numpy(tiles.reshape(5000, 1, 28, 28).copy())
     labels = torch.arange(10).repeat_interleave(500)
@@ -148,6 +149,16 @@ def read_image(path, side):
     return np.array(ImageOps.fit(upright, (side, side)))
 
 
+def image_files(folder):
+    """Return the files in a folder and its sub-folders, in order, without hidden ones."""
+    files = []
+    for path in sorted(Path(folder).rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.is_file() and not hidden:
+            files.append(path)
+    return files
+
+
 def load_folder(folder, image_size=0):
     """Return the images of a folder, (N, C, H, W) uint8, and the labels of its sub-folders, (N,).
 
@@ -155,16 +166,9 @@ def load_folder(folder, image_size=0):
     are left out. Raises ValueError if there are no images.
     """
     side = image_size or FOLDER_IMAGE_SIZE
-    folder = Path(folder)
-    files = []
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.is_file() and not hidden:
-            files.append(path)
-
     images = []
     classes = []
-    for path in tqdm(files, f"Reading {folder}", leave=False, disable=None):
+    for path in tqdm(image_files(folder), f"Reading {folder}", leave=False, disable=None):
         try:
             images.append(read_image(path, side))
         except Exception as error:  # each kind of damage raises an error of its own
@@ -173,7 +177,7 @@ def load_folder(folder, image_size=0):
             classes.append(str(path.parent))
     if not images:
         raise ValueError(
-            f"DATASET (--dataset) is {str(folder)!r}: allowed is mnist_5k | {' | '.join(SETS)}, "
+            f"DATASET (--dataset) is {folder!r}: allowed is mnist_5k | {' | '.join(SETS)}, "
             "or a folder with images in it"
         )
 
@@ -190,16 +194,14 @@ def download(name, data_dir):
 
     print(f"{name} is not in {data_dir}, or not complete: downloading it")
     former_timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(
-        DOWNLOAD_TIMEOUT
-    )  # torchvision would wait for a silent mirror for ever
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)  # torchvision alone would wait for ever
     try:
         getattr(datasets, SETS[name])(data_dir, download=True)
     except Exception as error:  # each kind of failure raises an error of its own
         reason = " ".join(str(error).split())
         raise FileNotFoundError(
-            f"{name} cannot be downloaded ({reason}): put its files into {data_dir}, in the "
-            "folders that torchvision uses"
+            f"{name} cannot be downloaded ({reason}): put its files into {data_dir} as "
+            "torchvision does"
         ) from error
     finally:
         socket.setdefaulttimeout(former_timeout)
@@ -223,7 +225,7 @@ def load_torchvision(name, data_dir, train=True):
                 "delete it and run again"
             ) from error
         download(name, data_dir)
-        data = load(data_dir, train)
+        return load_torchvision(name, data_dir, train)
     images = torch.as_tensor(data.data)
     labels = torch.as_tensor(data.targets)
     if len(images) == 0 or len(images) != len(labels):
@@ -237,18 +239,14 @@ def load_torchvision(name, data_dir, train=True):
 
 
 def load_mnist(data_dir, train=True):
-    """Return MNIST's images, labels and "mnist", or if it cannot be had the bundle and "mnist_5k".
-
-    Raises FileNotFoundError if there is no bundle either, ValueError if a file is damaged.
-    """
+    """Return MNIST's images, labels and "mnist", or those of the bundle if there is no MNIST."""
     try:
         images, labels = load_torchvision("mnist", data_dir, train)
         return images, labels, "mnist"
     except FileNotFoundError as error:
         if not BUNDLE.exists():
             raise FileNotFoundError(
-                f"{error}; or copy the bundled digits, data/{BUNDLE.name}, from where this "
-                f"script comes from to {BUNDLE}"
+                f"{error}; or download the bundled digits from the project page to {BUNDLE}"
             ) from error
         print(
             f"WARNING: {error}. Continuing with the 5,000 real MNIST digits that are bundled with "
@@ -261,8 +259,9 @@ def load_mnist(data_dir, train=True):
 def load_dataset(name, data_dir, train=True, image_size=0):
     """Return images (N, C, H, W) uint8, labels (N,) and the name of the data set that was loaded.
 
-    The name differs from the one asked for where MNIST cannot be downloaded, see load_mnist.
-    Raises FileNotFoundError if a data set is missing, ValueError if it is damaged or unknown.
+    If MNIST cannot be downloaded it is the bundle, mnist_5k. The bundle and folders have no test
+    images: train=False gives their training images. Raises FileNotFoundError if a data set is
+    missing, ValueError if it is damaged or unknown.
     """
     from torchvision.transforms import Resize
 
@@ -276,7 +275,7 @@ def load_dataset(name, data_dir, train=True, image_size=0):
         images, labels = load_folder(name, image_size)
     if image_size not in (0, images.shape[-1]):
         resize = Resize((image_size, image_size))
-        images = torch.cat([resize(part) for part in images.split(1000)])  # for less memory
+        images = torch.cat([resize(part) for part in images.split(1000)])  # in parts: less memory
     return images, labels, name
 
 
@@ -328,7 +327,7 @@ class Generator(nn.Module):
     Layers: Linear, BatchNorm (Ioffe & Szegedy 2015, arXiv 1502.03167) and ReLU for each hidden
     width, then Linear and tanh. With classes, forward takes labels (N,) as well: Mirza & Osindero
     2014, Conditional Generative Adversarial Nets, arXiv 1411.1784. The state dict describes itself:
-    `_extra_state` has the arguments of the constructor, and `about`, what G was trained on.
+    `_extra_state` holds the arguments of the constructor, and `about`, what G was trained on.
     """
 
     def __init__(
@@ -350,7 +349,7 @@ class Generator(nn.Module):
         self.image_shape = tuple(image_shape)
         self.classes = classes
         self.modes = modes
-        self.about = {}  # see ABOUT
+        self.about = {}  # data set, epochs and FD of the training, see prepare_run
 
         widths = [latent_dim + classes, *hidden]
         layers = []
@@ -360,11 +359,11 @@ class Generator(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def code(self, z, labels=None):
-        """Return what the layers get, (N, latent_dim + classes), for z (N, latent_dim).
+        """Return the input of the layers, (N, latent_dim + classes), for z (N, latent_dim).
 
-        The largest of z's first numbers picks a mode, which replaces them as one-hot (a choice as
-        a part of z: Chen et al. 2016, arXiv 1606.03657). Without this choice G is continuous in z,
-        and has to draw what lies between two digits too (Khayatkhoei et al. 2018, arXiv
+        The first numbers of z are replaced by a mode as one-hot, picked by the largest of them (a
+        categorical part of z: Chen et al. 2016, arXiv 1606.03657). Without modes G is continuous in
+        z, and has to draw what lies between two digits too (Khayatkhoei et al. 2018, arXiv
         1806.00880). Labels (N,) are appended as one-hot.
         """
         parts = [z]
@@ -394,10 +393,10 @@ class Generator(nn.Module):
         z = sample_z(num_samples, self.latent_dim, seed).to(weight)  # its device and its dtype
         if labels is None:
             labels = torch.arange(num_samples) % max(1, self.classes)
-        former_mode = self.training
+        was_training = self.training
         self.eval()
         images = self(z, labels.to(weight.device))
-        self.train(former_mode)
+        self.train(was_training)
         return images
 
     def get_extra_state(self):
@@ -464,8 +463,8 @@ class Discriminator(nn.Module):
 def sample_z(num_samples, latent_dim, seed=None):
     """Return z (num_samples, latent_dim) ~ N(0, 1) on the CPU; the same for the same seed.
 
-    The first n of many samples are those of few: torch.randn draws numbers in blocks of 16, and
-    the last ones anew if they do not fill a block, so whole blocks are drawn.
+    A larger num_samples keeps the first ones as they are: torch.randn draws numbers in blocks of
+    16, and an incomplete last block differently, so whole blocks are drawn.
     """
     generator = None
     if seed is not None:
@@ -513,30 +512,41 @@ def gradient_penalty(logits, images, norm=0):
     """Return the mean of (|gradient| - norm)² of logits (N,) by images (N, C, H, W).
 
     With norm 0 it smooths D at real (R1) and at fake (R2) images, so that training converges: Roth
-    et al. 2017, arXiv 1705.09367; Mescheder et al. 2018, arXiv 1801.04406. With norm 1 it is that
-    of wgan_gp. The images must require gradients.
+    et al. 2017, arXiv 1705.09367; Mescheder et al. 2018, arXiv 1801.04406. Norm 1 is for wgan_gp.
+    The images must require gradients.
     """
     (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
     squares = gradient.float().square().flatten(1).sum(1)  # |gradient|², (N,)
     if norm == 0:
         return squares.mean()
-    lengths = (squares + 1e-12).sqrt()  # the root of 0 has no gradient
+    lengths = (squares + 1e-12).sqrt()  # the derivative of the root is infinite at 0
     return (lengths - norm).square().mean()
 
 
-# ── Training ── D and G take turns, one step each; people see a moving average of G ───────────────
+# ── Training ── D and G take turns, one step each; samples come from a moving average of G ────────
 
-FIRST_SHIFTED_EPOCH = 7  # D has learned nothing by heart before, and shifts only slow G down
+FIRST_SHIFTED_EPOCH = 7  # D has memorized nothing before, and shifts only slow G down
 PENALTY_EVERY = 8  # steps; eight times the penalty in every 8th step is as good, and cheaper
-REPORT_EVERY = 50  # steps from one look at the losses to the next, as a GPU has to wait for it
+REPORT_EVERY = 50  # steps from one report of the losses to the next, as a GPU has to wait for it
 LAST_LR_FACTOR = 0.02  # what the learning rates are multiplied by at the end
-STREAMS = {"weights": 0, "measurement": -1, "real samples": -2}  # epoch n has stream n
+COLUMNS = (  # of the history: one row for each epoch
+    "epoch",
+    "d_loss",
+    "g_loss",
+    "d_accuracy",  # share of real and fake images that D tells right
+    "seconds",
+    "images_per_second",
+    "fd",  # this and the next are None if METRICS_EVERY leaves the epoch out
+    "covered",  # "8 of 10" classes in the samples
+    "missing",  # "3 5", the other classes
+)
+STREAMS = {"weights": 0, "measurement": -1, "real samples": -2}  # epoch n uses stream n
 
 
 def stream_seed(seed, stream):
-    """Return the seed of one of a run's random streams, so that none begins like another.
+    """Return the seed of one of a run's streams of random numbers, which differ from each other.
 
-    It is above 2**31, where no SEED is: those draw z, in the grids and in `generate`.
+    It is at least 2**31, so it never equals a SEED, which itself draws z for grids and `generate`.
     """
     return 2**31 + (seed * 1_000_003 + stream) % 2**31
 
@@ -590,16 +600,16 @@ def descend(loss, optimizer, grad_clip=0.0):
 
 
 def load_adam(optimizer, state):
-    """Load the averages that Adam keeps, whose shapes PyTorch does not compare, but no settings.
+    """Restore Adam's averages, but not its settings, which are those of this run.
 
-    Raises KeyError or RuntimeError for those of another network.
+    PyTorch does not compare shapes. Raises KeyError or RuntimeError for the state of other weights.
     """
     settings = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state["state"], "param_groups": settings})
     for weight in optimizer.param_groups[0]["params"]:
         for average in ("exp_avg", "exp_avg_sq"):
             if optimizer.state[weight][average].shape != weight.shape:
-                raise RuntimeError("Adam's averages are of another network")
+                raise RuntimeError("Adam's averages are of other weights")
 
 
 @torch.no_grad()
@@ -623,7 +633,7 @@ class GAN:
         self.steps = 0
         self.history = []  # one dict for each epoch, see COLUMNS
         self.data = {}  # which images it is trained on, see describe_data
-        self.device, self.precision = choose_device(config.device, config.precision)
+        self.device, self.dtype = choose_device(config.device, config.precision)
         if not config.conditional:
             classes = 0
 
@@ -648,7 +658,7 @@ class GAN:
         self.set_learning_rates()
 
     def set_learning_rates(self):
-        """Give both optimizers the settings for the present epoch."""
+        """Set learning rates and betas of both optimizers for the current epoch."""
         c = self.config
         factor = lr_factor(self.epoch, c.lr_decay_start, c.lr_decay_end)
         betas = (c.beta1, c.beta2)
@@ -656,12 +666,12 @@ class GAN:
         self.optimizer_d.param_groups[0].update(lr=c.learning_rate_d * factor, betas=betas)
 
     def autocast(self):
-        """Return the context in which layers compute in bfloat16, if the run does so."""
-        bf16 = self.precision == torch.bfloat16
+        """Return the context in which layers compute in bfloat16, if that is enabled."""
+        bf16 = self.dtype == torch.bfloat16
         return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
 
     def augment(self, images):
-        """Shift images at random, if the run does so in this epoch."""
+        """Shift images at random, if that is enabled in this epoch."""
         if self.shift and self.epoch >= FIRST_SHIFTED_EPOCH:
             return random_shift(images)
         return images
@@ -669,7 +679,7 @@ class GAN:
     def weighted_penalty(self, logits, images, labels):
         """Return GRADIENT_PENALTY times the penalty of this step, which is 0 in most steps.
 
-        Logits (2N,) of images (2N, C, H, W), first N real, then N fake ones; their labels (N,).
+        Takes logits (2N,) of images (2N, C, H, W), N real and then N fake ones, and labels (N,).
         """
         weight = self.config.gradient_penalty
         if weight == 0:
@@ -686,7 +696,7 @@ class GAN:
     def train_step(self, real, labels):
         """Take D_STEPS steps of D and one of G; return a tensor: d_loss, g_loss, D's accuracy.
 
-        Real images (D_STEPS * N, C, H, W) in [-1, 1] and their labels, which fakes get too.
+        Takes real images (D_STEPS * N, C, H, W) in [-1, 1] and labels, which fakes get as well.
         """
         c = self.config
         for x, y in zip(real.chunk(c.d_steps), labels.chunk(c.d_steps), strict=True):
@@ -707,7 +717,9 @@ class GAN:
         descend(g_loss, self.optimizer_g, c.grad_clip)
 
         self.steps += 1
-        decay = min(c.ema_decay, (1 + self.steps) / (10 + self.steps))  # small while G changes fast
+        decay = min(
+            c.ema_decay, (1 + self.steps) / (10 + self.steps)
+        )  # a short average while G changes fast
         update_ema(self.G_ema, self.G, decay)
         right = torch.cat([real_logits > 0, fake_logits <= 0])
         return torch.stack([d_loss, g_loss, right.float().mean()]).detach()
@@ -774,7 +786,7 @@ class GAN:
         self.steps = state["steps"]
         self.history = [{column: row[column] for column in COLUMNS} for row in state["history"]]
         if self.epoch != len(self.history) or self.steps < self.epoch:
-            raise RuntimeError("its epochs, steps and history do not fit each other")
+            raise RuntimeError("its epochs, steps and history do not match")
         for part in ("G", "D", "G_ema"):
             getattr(self, part).load_state_dict(state[part])
         for part in ("optimizer_g", "optimizer_d"):
@@ -783,23 +795,13 @@ class GAN:
 
 # ── Checkpoints ── Files appear whole or not at all; a run continues from the newest one ──────────
 
-COLUMNS = (  # of the history, one row for each epoch, and of history.csv
-    "epoch",
-    "d_loss",
-    "g_loss",
-    "d_accuracy",  # share of real and fake images that D tells right
-    "seconds",
-    "images_per_second",
-    "fd",  # this and the next are None in epochs that are not measured
-    "covered",  # "8 of 10" classes in the samples
-    "missing",  # "3 5", the other classes
-)
+# settings that a resumed run has to keep
 FIXED = ("latent_dim", "modes", "g_hidden", "d_hidden", "spectral_norm", "conditional")
-FREE = ("epochs", "resume", "overwrite")  # settings whose change is not worth a word
+FREE = ("epochs", "resume", "overwrite")  # settings that may change without a message
 
 
 def save_whole(path, write):
-    """Call write(file) on a file beside `path`, then move it there, so that it is never half done.
+    """Write a file completely or not at all: write(file) fills a file beside it, which is renamed.
 
     Raises OSError naming the path if the disk is full or the folder cannot be written to.
     """
@@ -829,9 +831,9 @@ def load_weights(path):
     state = None
     try:
         with zipfile.ZipFile(path) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-            bomb = size > Path(path).stat().st_size  # as PyTorch does not compress
-            if not bomb and archive.testzip() is None:  # torch.load does not compare checksums
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+            plain = unpacked <= Path(path).stat().st_size  # PyTorch does not compress; bombs do
+            if plain and archive.testzip() is None:  # torch.load does not compare checksums
                 state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise type(error)(f"{path} cannot be read: {error.strerror}") from error
@@ -879,11 +881,11 @@ def save_generator(gan, name):
     path = Path(gan.config.checkpoint_dir) / name
     state = copy.deepcopy(gan.G_ema).cpu().state_dict()
     save_whole(path, lambda file: torch.save(state, file))
-    figures_path(path).unlink(missing_ok=True)  # they are of an earlier one
+    metrics_path(path).unlink(missing_ok=True)  # they are of an earlier one
 
 
-def figures_path(model_path):
-    """Return the file in which evaluate keeps the figures of a generator."""
+def metrics_path(model_path):
+    """Return the file in which evaluate keeps the metrics of a generator."""
     return Path(f"{model_path}.json")
 
 
@@ -905,11 +907,12 @@ def save_checkpoint(gan):
 
 
 def prune_checkpoints(gan):
-    """Delete the checkpoints up to the present epoch but for the KEEP_CHECKPOINTS newest ones."""
+    """Delete the checkpoints up to the current epoch, except the KEEP_CHECKPOINTS newest ones."""
     keep = gan.config.keep_checkpoints
     if keep > 0:
         for path in epoch_files(gan.config.checkpoint_dir, ".pth", gan.epoch)[:-keep]:
             path.unlink()
+            metrics_path(path).unlink(missing_ok=True)
 
 
 def newest_checkpoint(folder):
@@ -939,11 +942,11 @@ def compare_settings(path, state, gan):
         if name in FIXED:
             raise ValueError(f"{path} was trained with {change}, now it is {now[name]}: {advice}")
         print(f"Changed since {path}: {change} -> {now[name]}")
-    was, now = state["data"], gan.data
-    if (was["images"], was["checksum"]) != (now["images"], now["checksum"]):
+    old_data = state["data"]
+    if any(old_data[key] != gan.data[key] for key in ("images", "checksum")):  # not the name
         raise ValueError(
-            f"{path} was trained on {describe_data(was)}; DATASET and IMAGE_SIZE now give "
-            f"{describe_data(now)}: {advice}"
+            f"{path} was trained on {describe_data(old_data)}; DATASET and IMAGE_SIZE now give "
+            f"{describe_data(gan.data)}: {advice}"
         )
 
 
@@ -962,7 +965,7 @@ def resume(gan):
     except (AttributeError, LookupError, RuntimeError, TypeError) as error:
         raise ValueError(f"{path} is no checkpoint of this script ({error})") from error
     if path.name != f"epoch_{gan.epoch:04d}.pth":
-        raise ValueError(f"{path} is a checkpoint of epoch {gan.epoch}: give it its name back")
+        raise ValueError(f"{path} is of epoch {gan.epoch}: rename it to epoch_{gan.epoch:04d}.pth")
     if gan.epoch > gan.config.epochs:
         raise ValueError(f"EPOCHS is {gan.config.epochs}: {path} has done {gan.epoch}, so raise it")
     print(f"Continuing from {path}")
@@ -972,23 +975,24 @@ def resume(gan):
 def clear_folders(config):
     """Keep two runs from mixing: with OVERWRITE delete the earlier one, else raise ValueError.
 
-    A run that was stopped before its first checkpoint has left history.csv, grids and maybe
-    generator_best.pth; with RESUME it starts again and draws them anew.
+    With RESUME, when there is no checkpoint yet, a run starts again if its history.csv is there.
+    The grids and generator_best.pth are its own then, and it draws them again.
     """
     samples = Path(config.samples_dir)
     checkpoints = Path(config.checkpoint_dir)
     history = checkpoints / "history.csv"
+    starts_again = config.resume and history.exists()
     earlier = [*epoch_files(checkpoints, ".pth"), *checkpoints.glob("generator_final.pth")]
-    if not (config.resume and history.exists()):
+    if not starts_again:
         earlier += [*epoch_files(samples, ".png"), *checkpoints.glob("generator_best.pth")]
     if earlier and not config.overwrite:
         raise ValueError(
-            f"{earlier[-1]} is there from an earlier run: continue it with --resume, delete it "
-            "with --overwrite, or set another SAMPLES_DIR and CHECKPOINT_DIR"
+            f"{earlier[-1]} is there from an earlier run: continue it with --resume if it has a "
+            "checkpoint, delete it with --overwrite, or set another SAMPLES_DIR and CHECKPOINT_DIR"
         )
     for path in earlier:
         path.unlink()
-        figures_path(path).unlink(missing_ok=True)
+        metrics_path(path).unlink(missing_ok=True)
     if config.overwrite:
         for path in (history, samples / "loss_curves.png", samples / "training.gif"):
             path.unlink(missing_ok=True)
@@ -996,14 +1000,17 @@ def clear_folders(config):
 
 # ── Output ── Pictures and tables for people ──────────────────────────────────────────────────────
 
+MEASURED_SAMPLES = 2000  # of which FD is computed during a run; evaluate takes more
+D_WINS = 0.98  # accuracy of D above which G learns little
+
 
 def describe_data(data):
-    """Return words for the images of a run: "mnist, 60000 images, checksum 5a1f0f21"."""
+    """Return a short description of images: "mnist, 60000 images, checksum 5a1f0f21"."""
     return f"{data['dataset']}, {data['images']} images, checksum {data['checksum']}"
 
 
 def describe(about):
-    """Return words for what a generator was trained on, such as "60 epochs of mnist, FD 0.97"."""
+    """Return a short description of a training: "60 epochs of mnist, FD 0.97"."""
     words = f"{about.get('epochs', 0)} epochs of {Path(about.get('dataset', 'nothing')).name}"
     if about.get("fd") is not None:
         words += f", FD {about['fd']:.2f}"
@@ -1021,8 +1028,8 @@ def print_epoch(row, epochs):
     print(line, flush=True)  # so that a log file has it at once
     if row["missing"]:
         print(
-            f"WARNING: of {MEASURED_SAMPLES:,} samples hardly any is of class {row['missing']}. "
-            "If that lasts, G has collapsed: lower LEARNING_RATE_G or set BETA1 to 0",
+            f"WARNING: almost no sample of {MEASURED_SAMPLES:,} is of class {row['missing']}. If "
+            "that lasts, G has collapsed: lower LEARNING_RATE_G or set BETA1 to 0",
             flush=True,
         )
     if row["d_accuracy"] > D_WINS:
@@ -1051,7 +1058,7 @@ def save_grid(path, images, columns=None):
 
 
 def save_gif(path, pictures):
-    """Write pictures (paths) as an endless GIF of at most 200 of them that rests on the last.
+    """Write pictures (paths) as a looping GIF of at most 200 frames that pauses on the last.
 
     Raises ValueError if a picture is damaged.
     """
@@ -1097,21 +1104,22 @@ def save_curves(path, history, loss="bce"):
     }
     for (name, guess), color in zip(guesses.items(), ("C0", "C1"), strict=True):
         axes.plot(epochs, [row[name] for row in history], ".-", color=color, label=name)
-        axes.axhline(guess, color=color, linestyle="--", label=f"{name} when D can only guess")
-    unit = {"bce": "cross-entropy (nats)"}.get(loss, f"{loss} loss")
-    axes.set(xlabel="epoch", ylabel=unit)
+        axes.axhline(
+            guess.item(), color=color, linestyle="--", label=f"{name} when D can only guess"
+        )
+    axes.set(xlabel="epoch", ylabel=f"{loss} loss")
     axes.legend(loc="center right")
 
     measured = [row for row in history if row["fd"] is not None]
-    right = axes.twinx()
-    right.plot(
+    fd_axes = axes.twinx()
+    fd_axes.plot(
         [row["epoch"] for row in measured], [row["fd"] for row in measured], ".-", color="C2"
     )
-    right.set(yscale="log", ylabel="FD to the training images (green)")
+    fd_axes.set(yscale="log", ylabel="FD to the training images (green)")
     save_whole(path, lambda file: figure.savefig(file, format="png", dpi=120))
 
 
-# ── Run ── The data, the networks, the epochs and their files: all of a training ──────────────────
+# ── Run ── A complete training run: the data, the networks, the epochs and their files ────────────
 
 
 def train_gan(**settings):
@@ -1123,7 +1131,7 @@ def train_gan(**settings):
     """
     config = make_config(**settings)
     gan, loader, judge = prepare_run(config)
-    torch.set_flush_denormal(True)  # for Adam, whose averages shrink where gradients are 0
+    torch.set_flush_denormal(True)  # Adam's averages of zero gradients would be slow
     try:
         while gan.epoch < config.epochs:
             run_epoch(gan, loader, judge)
@@ -1137,10 +1145,7 @@ def train_gan(**settings):
 
 
 def prepare_run(config):
-    """Return the GAN, new or continued from a checkpoint, the DataLoader, and the judge or None.
-
-    Raises what train_gan raises.
-    """
+    """Return the GAN, new or continued from a checkpoint, the DataLoader, and the judge or None."""
     check_folders(config)
     images, labels, dataset = load_dataset(
         config.dataset, config.data_dir, image_size=config.image_size
@@ -1158,7 +1163,7 @@ def prepare_run(config):
     shift = config.augment == "shift" or (config.augment == "auto" and few)
     gan = GAN(config, images.shape[1:], classes, shift)
     checksum = f"{zlib.crc32(images.numpy()):08x}"
-    gan.data = {"dataset": str(Path(dataset)), "images": len(images), "checksum": checksum}
+    gan.data = {"dataset": dataset, "images": len(images), "checksum": checksum}
     gan.G_ema.about = {**gan.data, "epochs": 0, "fd": None}
     judge = choose_judge(config, dataset)
 
@@ -1167,7 +1172,7 @@ def prepare_run(config):
     if not (config.resume and resume(gan)):
         clear_folders(config)
     save_real_samples(images, config)
-    print(f"Training on {describe_data(gan.data)}; {gan.device.type}, {gan.precision}")
+    print(f"Training on {describe_data(gan.data)}; {gan.device.type}, {gan.dtype}")
     if shift:
         print(f"Images are shifted by up to a pixel from epoch {FIRST_SHIFTED_EPOCH} on")
     return gan, loader, judge
@@ -1175,10 +1180,15 @@ def prepare_run(config):
 
 def save_real_samples(images, config):
     """Write a grid of real images, to be compared with the drawn ones."""
-    seed = stream_seed(config.seed, STREAMS["real samples"])
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    real = to_float(images[order[: config.num_samples]])
-    save_grid(Path(config.samples_dir) / "real_samples.png", real)
+    real = shuffled(images, stream_seed(config.seed, STREAMS["real samples"]))
+    path = Path(config.samples_dir) / "real_samples.png"
+    save_grid(path, to_float(real[: config.num_samples]))
+
+
+def shuffled(images, seed):
+    """Return images in a random order, the same for the same seed."""
+    generator = torch.Generator().manual_seed(seed)
+    return images[torch.randperm(len(images), generator=generator)]
 
 
 def check_folders(config):
@@ -1241,7 +1251,7 @@ def draw_grid(gan):
 
 
 def finish_run(gan):
-    """Write the files of the end of a run, again too if it was over already."""
+    """Write the files of the end of a run, also when a finished run is resumed."""
     config = gan.config
     samples = Path(config.samples_dir)
     save_generator(gan, "generator_final.pth")
@@ -1257,18 +1267,16 @@ def finish_run(gan):
 
 def print_stop(gan):
     """Print where a run that ends early can be continued."""
-    saved = "no checkpoint yet"
+    advice = "there is no checkpoint yet, --resume starts again"
     paths = epoch_files(gan.config.checkpoint_dir, ".pth")
     if paths:
-        saved = f"the newest checkpoint is {paths[-1]}"
-    print(f"\nStopped in epoch {gan.epoch}: {saved}; --resume continues", flush=True)
+        advice = f"--resume continues from {paths[-1]}"
+    print(f"\nStopped in epoch {gan.epoch}: {advice}", flush=True)
 
 
 # ── Metrics ── A small classifier, the judge, compares real images with drawn ones ────────────────
 
 MNIST_JUDGE = BUNDLE.with_name("judge_mnist.pth")  # shipped, so that numbers can be compared
-MEASURED_SAMPLES = 2000  # in a run; evaluate takes more
-D_WINS = 0.98  # accuracy of D above which G learns little
 
 
 class Judge(nn.Module):
@@ -1302,7 +1310,7 @@ class Judge(nn.Module):
         return features, self.classify(features)
 
     @torch.no_grad()
-    def look(self, images):
+    def predict(self, images):
         """Return features (N, 64) and probabilities (N, classes) of uint8 images, on the CPU."""
         features = []
         logits = []
@@ -1323,7 +1331,7 @@ class Judge(nn.Module):
 
         A class is missing if it has less than a tenth of an equal share.
         """
-        features, probabilities = self.look(to_uint8(G.sample(MEASURED_SAMPLES, seed)))
+        features, probabilities = self.predict(to_uint8(G.sample(MEASURED_SAMPLES, seed)))
         classes = probabilities.shape[1]
         shares = class_shares(probabilities)
         missing = [number for number in range(classes) if shares[number] < 0.1 / classes]
@@ -1340,13 +1348,8 @@ def class_shares(probabilities):
     return probabilities.argmax(1).bincount(minlength=classes) / len(probabilities)
 
 
-def shift_by_two(images):
-    """Return images shifted by up to two pixels, with which a judge is trained."""
-    return random_shift(images, 2)
-
-
-def fit_judge(images, labels, epochs, seed=0, augment=shift_by_two):
-    """Return a Judge trained on images (N, C, H, W) uint8 and labels (N,)."""
+def fit_judge(images, labels, epochs, seed=0, shift=2):
+    """Return a Judge trained on images (N, C, H, W) uint8, shifted at random, and labels (N,)."""
     torch.manual_seed(seed)
     judge = Judge(int(labels.max()) + 1, images.shape[1])
     loader = make_loader(images, labels, 128)
@@ -1354,32 +1357,35 @@ def fit_judge(images, labels, epochs, seed=0, augment=shift_by_two):
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, epochs * len(loader))
     for epoch in range(1, epochs + 1):
         for batch, classes in tqdm(loader, f"Judge [{epoch}/{epochs}]", leave=False, disable=None):
-            _, logits = judge(augment(to_float(batch)))
+            real = to_float(batch)
+            if shift:
+                real = random_shift(real, shift)
+            _, logits = judge(real)
             descend(F.cross_entropy(logits, classes), optimizer)
             schedule.step()
     return judge.eval()
 
 
 def train_judge(dataset=DATASET, data_dir=DATA_DIR, seed=SEED):
-    """Train the judge of a data set and write it into data_dir; return its path.
+    """Train the judge of a data set on all of it, and return its file.
 
-    Raises ValueError for a folder, which has no test images, and for less than all of MNIST, whose
-    judge is shipped.
+    Raises ValueError if there is one already, and for a folder or less than all of MNIST.
     """
     if dataset not in SETS:
         raise ValueError(
             f"DATASET (--dataset) is {dataset!r}: there are judges of {' | '.join(SETS)}"
         )
+    path = judge_path(dataset, data_dir)
+    if path.exists():
+        raise ValueError(f"{path} is there already: delete it to train it again")
     images, labels, name = load_dataset(dataset, data_dir)
     if name == "mnist_5k" or (name == "mnist" and len(images) < 60_000):
-        raise ValueError(
-            "the judge of mnist is trained on all of it: say by --data_dir where it is"
-        )
+        raise ValueError("the judge of mnist needs all of MNIST: set --data_dir to its folder")
     test_images, test_labels, _ = load_dataset(name, data_dir, train=False)
 
     judge = fit_judge(images, labels, epochs=8, seed=seed)
-    features, _ = judge.look(images)
-    test_features, probabilities = judge.look(test_images)
+    features, _ = judge.predict(images)
+    test_features, probabilities = judge.predict(test_images)
     judge.train_mean, judge.train_cov = statistics(features)
     judge.test_mean, judge.test_cov = statistics(test_features)
     accuracy = (probabilities.argmax(1) == test_labels).float().mean().item()
@@ -1390,7 +1396,6 @@ def train_judge(dataset=DATASET, data_dir=DATA_DIR, seed=SEED):
         "seed": seed,
         "weights": judge.state_dict(),
     }
-    path = judge_path(name, data_dir)
     save_whole(path, lambda file: torch.save(state, file))
     print(f"Wrote {path}, right on {accuracy:.2%} of {len(test_images)} test images (seed {seed})")
     return path
@@ -1411,10 +1416,8 @@ def load_judge(dataset, data_dir):
     path = judge_path(dataset, data_dir)
     if not path.exists():
         if path == MNIST_JUDGE:
-            raise FileNotFoundError(f"{path} is missing: copy it from where this script comes from")
-        print(
-            f"Training a judge of {dataset} to measure FD, once; METRICS_EVERY = 0 trains without"
-        )
+            raise FileNotFoundError(f"{path} is missing: download it from the project page")
+        print(f"Training a judge of {dataset}, once; METRICS_EVERY = 0 trains without metrics")
         train_judge(dataset, data_dir)
     state = load_weights(path)
     try:
@@ -1423,12 +1426,12 @@ def load_judge(dataset, data_dir):
         judge.accuracy = state["accuracy"]
         judge.seed = state["seed"]
     except Exception as error:  # each kind of misfit raises an error of its own
-        raise ValueError(f"{path} holds no judge: delete it, or copy it anew") from error
+        raise ValueError(f"{path} holds no judge: delete it, or download it again") from error
     return judge.eval()
 
 
 def choose_judge(config, dataset):
-    """Return the judge that measures a run, or None; print why if that is not METRICS_EVERY = 0."""
+    """Return the judge that measures a run, or None; print the reason, unless metrics are off."""
     if config.metrics_every == 0:
         return None
     if dataset not in (*SETS, "mnist_5k"):
@@ -1436,8 +1439,8 @@ def choose_judge(config, dataset):
         return None
     if judge_path(dataset, config.data_dir) == MNIST_JUDGE and not MNIST_JUDGE.exists():
         print(
-            f"WARNING: training without metrics, as {MNIST_JUDGE} is missing: copy it from where "
-            "this script comes from"
+            f"WARNING: training without metrics, as {MNIST_JUDGE} is missing: download it from "
+            "the project page"
         )
         return None
     return load_judge(dataset, config.data_dir)
@@ -1451,7 +1454,8 @@ def statistics(features):
 def frechet_distance(mean_a, cov_a, mean_b, cov_b):
     """Return |mean_a - mean_b|² + tr(A + B - 2 (A B)^(1/2)) of two Gaussians, 0 for equal ones.
 
-    Heusel et al. 2017, arXiv 1706.08500. Of the judge's features, not of Inception's, so no FID.
+    Heusel et al. 2017, arXiv 1706.08500. Here of the judge's features, so not to be compared with
+    the FID of Inception's.
     """
     values, vectors = torch.linalg.eigh(cov_a)
     half = vectors * values.clamp(min=0).sqrt()  # A = half half^T; half^T B half has A B's values
@@ -1499,17 +1503,17 @@ def precision_recall(real, fake, k=3):
 
 
 def two_sample_accuracy(real, fake):
-    """Return the share of images that a new network tells right to be real or fake: 0.5 to 1.
+    """Return the share of images that a new network classifies correctly as real or fake.
 
-    Images (N, C, H, W) uint8 of both kinds; the network learns from one half and is tested on the
-    other. Lopez-Paz & Oquab 2017, arXiv 1610.06545.
+    0.5 if it can only guess. Images (N, C, H, W) uint8 of both kinds; the network learns from one
+    half and is tested on the other. Lopez-Paz & Oquab 2017, arXiv 1610.06545.
     """
     n = min(len(real), len(fake)) // 2
     learned = torch.cat([real[:n], fake[:n]])
     tested = torch.cat([real[n : 2 * n], fake[n : 2 * n]])
     labels = torch.arange(2).repeat_interleave(n)
-    critic = fit_judge(learned, labels, epochs=1, augment=nn.Identity())
-    _, probabilities = critic.look(tested)
+    critic = fit_judge(learned, labels, epochs=1, shift=0)
+    _, probabilities = critic.predict(tested)
     return (probabilities.argmax(1) == labels).float().mean().item()
 
 
@@ -1544,14 +1548,14 @@ def walk(G, z, labels):
     For independent a, b ~ N(0, 1), cos(t) a + sin(t) b is N(0, 1) for every t. One-hot parts of
     the code take cos² and sin², which add up to 1.
     """
-    code = G.code(z, labels)
+    code = G.code(z, labels)  # (N, d)
     one_hot = torch.zeros(code.shape[1], dtype=torch.bool)
     one_hot[: G.modes] = True
     one_hot[G.latent_dim :] = True
-    t = torch.linspace(0, math.pi / 2, WALK_STEPS).unsqueeze(1)
-    from_share = torch.where(one_hot, t.cos().square(), t.cos())
-    to_share = torch.where(one_hot, t.sin().square(), t.sin())
-    rows = [G.decode(from_share * a + to_share * b) for a, b in pairwise(code)]
+    t = torch.linspace(0, math.pi / 2, WALK_STEPS).unsqueeze(1)  # (WALK_STEPS, 1)
+    weight_a = torch.where(one_hot, t.cos().square(), t.cos())  # (WALK_STEPS, d)
+    weight_b = torch.where(one_hot, t.sin().square(), t.sin())
+    rows = [G.decode(weight_a * a + weight_b * b) for a, b in pairwise(code)]
     return torch.cat(rows)
 
 
@@ -1620,9 +1624,9 @@ def evaluate(
     data_dir=DATA_DIR,
     checkpoint_dir=CHECKPOINT_DIR,
 ):
-    """Measure how good a generator is, beside real images.
+    """Measure how good a generator is, compared with real images.
 
-    Returns {"generated": figures, "real": figures}, and prints and writes them. Raises
+    Returns {"generated": metrics, "real": metrics}, and prints and writes them. Raises
     FileNotFoundError if there is no generator, ValueError if its file is damaged or its data set
     has no judge.
     """
@@ -1630,53 +1634,52 @@ def evaluate(
     dataset = G.about.get("dataset", "unknown images")
     if dataset not in (*SETS, "mnist_5k"):
         raise ValueError(
-            f"{model_path} was trained on {dataset}: evaluate needs a judge, and there are some "
-            f"for mnist_5k | {' | '.join(SETS)} alone"
+            f"{model_path} was trained on {dataset}: evaluate needs a judge, and there are judges "
+            f"of mnist_5k | {' | '.join(SETS)} alone"
         )
     train, reference, real, dataset = choose_images(G, dataset, num_samples, seed, data_dir)
     judge = load_judge(dataset, data_dir)
     generated = to_uint8(G.sample(len(real), seed))
 
-    figures = {}
+    metrics = {}
     for column, images in (("generated", generated), ("real", real)):
-        figures[column] = measure_images(images, reference, judge)
-        among_them = column == "real" and dataset == "mnist_5k"  # then the nearest is itself
-        distances = nearest(
-            images[:1000].flatten(1) / 255, train.flatten(1) / 255, k=2 if among_them else 1
-        )
-        figures[column]["distance to the nearest training image"] = distances.median().item()
-    features, _ = judge.look(reference)  # as test images have no distance to themselves
-    figures["real"]["FD to test images"] = judge.fd(features, "test")
+        metrics[column] = measure_images(images, reference, judge)
+        k = 1
+        if column == "real" and dataset == "mnist_5k":  # among which the nearest is itself
+            k = 2
+        distances = nearest(images[:1000].flatten(1) / 255, train.flatten(1) / 255, k)
+        metrics[column]["distance to the nearest training image"] = distances.median().item()
+    # test images have no distance to themselves: in their place, that of real training images
+    features, _ = judge.predict(reference)
+    metrics["real"]["FD to test images"] = judge.fd(features, "test")
 
     about = {"model": str(model_path), **G.about, "samples": len(real), "seed": seed}
     about["real"] = f"test images of {dataset}"
     if dataset == "mnist_5k":
         about["real"] = "the other half of mnist_5k"
-    print_figures(about, figures)
-    text = json.dumps({"about": about, **figures}, indent=1)
-    save_whole(figures_path(model_path), lambda file: file.write(text.encode()))
-    return figures
+    print_metrics(about, metrics)
+    text = json.dumps({"about": about, **metrics}, indent=1)
+    save_whole(metrics_path(model_path), lambda file: file.write(text.encode()))
+    return metrics
 
 
 def choose_images(G, dataset, num_samples, seed, data_dir):
-    """Return the images that evaluate takes: uint8 tensors (N, C, H, W), and the data set's name.
+    """Return the images that evaluate takes, uint8 (N, C, H, W), and the name of their data set.
 
-    All training images; as many of them to compare with, and real images to be compared, as
-    num_samples says: test images, or half of the bundle with the other half. Raises ValueError if
-    there are fewer than 400, or of another shape than G draws.
+    All training images, then num_samples of them as the reference, then as many other real ones:
+    test images, or the other half of the bundle. Raises ValueError if there are fewer than 400, or
+    if G draws another shape.
     """
     side = G.image_shape[-1]
     train, _, dataset = load_dataset(dataset, data_dir, image_size=side)
     if train.shape[1:] != G.image_shape:
         raise ValueError(f"the model draws images {G.image_shape}, not those of {dataset}")
-    order = torch.Generator().manual_seed(seed)
-    reference = train[torch.randperm(len(train), generator=order)]
     if dataset == "mnist_5k":
-        reference, real = reference.chunk(2)
+        reference, real = shuffled(train, seed).chunk(2)
     else:
         test, _, _ = load_dataset(dataset, data_dir, train=False, image_size=side)
-        order.manual_seed(seed)
-        real = test[torch.randperm(len(test), generator=order)]
+        reference = shuffled(train, seed)
+        real = shuffled(test, seed)
     n = min(num_samples, len(reference), len(real))
     if n < 400:
         raise ValueError(
@@ -1687,9 +1690,9 @@ def choose_images(G, dataset, num_samples, seed, data_dir):
 
 
 def measure_images(images, reference, judge):
-    """Return the figures of images beside as many real ones, (N, C, H, W) uint8 both."""
-    features, probabilities = judge.look(images)
-    reference_features, _ = judge.look(reference)
+    """Return the metrics of images compared with as many real ones, (N, C, H, W) uint8 both."""
+    features, probabilities = judge.predict(images)
+    reference_features, _ = judge.predict(reference)
     precision, recall = precision_recall(reference_features, features)
     shares = class_shares(probabilities)
     return {
@@ -1706,15 +1709,15 @@ def measure_images(images, reference, judge):
     }
 
 
-def print_figures(about, figures):
-    """Print what was measured, and a line for each figure: generated images, then real ones."""
+def print_metrics(about, metrics):
+    """Print what was measured, and a line for each metric: generated images, then real ones."""
     print(", ".join(f"{key}: {value}" for key, value in about.items()))
     print(f"{'':48}{'generated':>12}{'real':>12}")
-    for key, value in figures["generated"].items():
+    for key, value in metrics["generated"].items():
         if isinstance(value, list):
             print(f"{key}: {' '.join(f'{share:.3f}' for share in value)}")
         else:
-            print(f"{key:48}{value:12.4f}{figures['real'][key]:12.4f}")
+            print(f"{key:48}{value:12.4f}{metrics['real'][key]:12.4f}")
 
 
 def demo(model_path="", samples_dir=SAMPLES_DIR, checkpoint_dir=CHECKPOINT_DIR):
@@ -1728,7 +1731,7 @@ def demo(model_path="", samples_dir=SAMPLES_DIR, checkpoint_dir=CHECKPOINT_DIR):
     template = PROJECT / "demo.html"
     path = Path(samples_dir) / "demo.html"
     if not template.exists():
-        raise FileNotFoundError(f"{template} is missing: copy it from where this script comes from")
+        raise FileNotFoundError(f"{template} is missing: download it from the project page")
     if path.resolve() == template:
         raise ValueError(f"{path} is the template of the page: choose another SAMPLES_DIR")
     make_folder("samples_dir", samples_dir)
@@ -1814,7 +1817,7 @@ SETTINGS = {
         "num_samples": (1, 10**4),
         "metrics_every": (0, 2**31),
     },
-    "other commands": {  # which are parameters of them and no constants
+    "other commands": {  # their parameters that are not constants
         "model_path": str,
         "digit": (-1, 65536),
         "separate": bool,
@@ -1834,7 +1837,7 @@ Config = collections.namedtuple("Config", [name for name in RULES if name not in
 
 
 def to_number(value, low, high):
-    """Return a value as a plain int or float, as `low` is; None if it is none from low to high."""
+    """Return a value as a plain int or float, as `low` is; None if it is not from low to high."""
     kind = type(low)
     try:
         number = kind(value)
@@ -1892,7 +1895,7 @@ def check(name, value):
 
 
 def make_config(**settings):
-    """Return all settings, checked and frozen; the constants hold for those that are not given."""
+    """Return all settings, checked and frozen; those that are not given are the constants."""
     for name in settings:
         if name not in Config._fields:
             names = ", ".join(Config._fields)
@@ -1996,7 +1999,7 @@ def run_command(arguments):
 
 
 def prepare_streams():
-    """Let output take every character, and be lost rather than an error if it is closed."""
+    """Let stdout and stderr take every character, also where they were closed before the start."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -2014,29 +2017,24 @@ def main(arguments=None):
         run_command(arguments)
         return 0
     except KeyboardInterrupt:
-        print("Stopped by Ctrl-C", file=sys.stderr)
-        return 130
+        code, message = 130, "Stopped by Ctrl-C"
     except (ValueError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        code, message = 2, f"error: {error}"
     except (OSError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        code, message = 1, f"error: {error}"
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        print(
-            f"error: out of memory: lower BATCH_SIZE, G_HIDDEN or D_HIDDEN ({error})",
-            file=sys.stderr,
-        )
-        return 1
+        code = 1
+        message = f"error: out of memory: lower BATCH_SIZE, G_HIDDEN or D_HIDDEN ({error})"
+    print(message, file=sys.stderr)
+    return code
 
 
 def is_out_of_memory(error):
-    """Return whether an error says that memory is short: NumPy, PyTorch on a GPU or on a CPU."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return "can't allocate memory" in str(error)
+    """Return whether an error is for lack of memory: in NumPy, or in PyTorch on any device."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text
 
 
 if __name__ == "__main__":

@@ -114,13 +114,13 @@ def test_the_shipped_judge_is_small_and_right_and_says_where_it_comes_from(judge
     assert judge.accuracy >= 0.993  # on the test images, which are not bundled
     assert judge.seed == 0
     for images, labels in halves:
-        _, probabilities = judge.look(images)
+        _, probabilities = judge.predict(images)
         assert (probabilities.argmax(1) == labels).float().mean() > 0.99
         assert torch.allclose(probabilities.sum(1), torch.ones(len(images)))
 
 
 def test_the_judge_knows_the_statistics_of_60000_training_images(judge, halves):
-    features, _ = judge.look(torch.cat([halves[0][0], halves[1][0]]))
+    features, _ = judge.predict(torch.cat([halves[0][0], halves[1][0]]))
     near = judge.fd(features)
     floor = gan_mnist.frechet_distance(
         judge.train_mean, judge.train_cov, judge.test_mean, judge.test_cov
@@ -133,8 +133,8 @@ def test_the_judge_knows_the_statistics_of_60000_training_images(judge, halves):
 
 
 def measure(judge, reference, images):
-    features, p = judge.look(images)
-    real, _ = judge.look(reference)
+    features, p = judge.predict(images)
+    real, _ = judge.predict(reference)
     precision, recall = gan_mnist.precision_recall(real, features)
     return {
         "fd": judge.fd(features),
@@ -229,7 +229,7 @@ def test_collapse_is_said_with_what_to_do(train, capsys, monkeypatch, halves):
     train(epochs=1, metrics_every=1)
     warning = [line for line in capsys.readouterr().out.splitlines() if "WARNING" in line]
     assert len(warning) == 1
-    assert "of class 0 1 2 3 4 5 6 8 9." in warning[0] and "LEARNING_RATE_G" in warning[0]
+    assert "is of class 0 1 2 3 4 5 6 8 9." in warning[0] and "LEARNING_RATE_G" in warning[0]
 
 
 def rows(folder):
@@ -312,19 +312,23 @@ def test_another_set_gets_a_judge_on_first_use_that_is_kept(train, folder, capsy
 @pytest.mark.parametrize(
     ("dataset", "words"),
     [
-        ("mnist", "is trained on all of it: say by --data_dir where"),
+        ("mnist", "judge_mnist.pth is there already: delete it to train it again"),
         ("mnist_5k", "there are judges of mnist | "),
         ("digits", "there are judges of mnist | "),
     ],
 )
 def test_less_than_the_whole_of_mnist_never_replaces_the_shipped_judge(
-    folder, capsys, dataset, words
+    folder, capsys, monkeypatch, dataset, words
 ):
     before = gan_mnist.MNIST_JUDGE.read_bytes()
     code, line = fails(capsys, "judge", "--dataset", dataset, "--data_dir", "digits")
     assert code == 2
     assert words in line
     assert gan_mnist.MNIST_JUDGE.read_bytes() == before
+    monkeypatch.setattr(gan_mnist, "MNIST_JUDGE", folder / "judge.pth")
+    code, line = fails(capsys, "judge", "--data_dir", "digits")
+    assert code == 2 and "needs all of MNIST: set --data_dir" in line
+    assert not (folder / "judge.pth").exists()
 
 
 def test_a_damaged_judge_is_named(train, folder, capsys, monkeypatch):
@@ -453,7 +457,7 @@ def test_6_epochs_on_the_bundle_teach_a_conditional_generator_the_digit_that_is_
     torch.set_num_threads(2)
     G, _ = gan_mnist.train_gan(dataset="mnist_5k", conditional=True, epochs=6, metrics_every=0)
     asked = torch.arange(2000) % 10
-    _, probabilities = judge.look(gan_mnist.to_uint8(G.sample(2000, seed=3, labels=asked)))
+    _, probabilities = judge.predict(gan_mnist.to_uint8(G.sample(2000, seed=3, labels=asked)))
     right = (probabilities.argmax(1) == asked).float()
     print("right:", right.mean().item())
     assert right.mean() >= 0.95
@@ -530,7 +534,7 @@ def test_evaluate_prints_and_keeps_what_it_returns(evaluated, folder):
 def test_evaluate_measures_the_generator_that_it_is_given(evaluated, judge):
     figures, _ = evaluated
     G = gan_mnist.load_generator("checkpoints/generator_final.pth")
-    features, p = judge.look(gan_mnist.to_uint8(G.sample(1000, 0)))
+    features, p = judge.predict(gan_mnist.to_uint8(G.sample(1000, 0)))
     generated = figures["generated"]
     assert generated["FD to training images"] == pytest.approx(judge.fd(features))
     assert generated["Inception Score, by the judge"] == pytest.approx(gan_mnist.inception_score(p))

@@ -194,7 +194,7 @@ def test_ctrl_c_in_mid_epoch_says_what_is_saved_and_how_to_go_on(folder):
     code, out, err = finish(process)
     assert (code, err) == (130, "Stopped by Ctrl-C\n")
     newest = gan_mnist.epoch_files(folder / "checkpoints", ".pth")[-1]
-    assert f"the newest checkpoint is checkpoints/{newest.name}; --resume continues" in out
+    assert f"--resume continues from checkpoints/{newest.name}" in out
     assert not list(folder.rglob("*.part"))
 
 

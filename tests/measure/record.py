@@ -90,8 +90,8 @@ def measure(path, judge, images, seed):
     MNIST, the others beside images["reference"], 10,000 training images."""
     reference = images["reference"]
     fake = gan_mnist.to_uint8(gan_mnist.load_generator(path).sample(len(reference), seed))
-    features, probabilities = judge.look(fake)
-    reference_features, _ = judge.look(reference)
+    features, probabilities = judge.predict(fake)
+    reference_features, _ = judge.predict(reference)
     precision, recall = gan_mnist.precision_recall(reference_features, features)
     return {
         "fd": judge.fd(features),
@@ -191,7 +191,7 @@ def show_modes(paths, data_dir):
         modes = G.code(z)[:, : G.modes].argmax(1)
         images = G.sample(10_000, seed=0)
         judge = gan_mnist.load_judge(G.about["dataset"], data_dir)
-        _, probabilities = judge.look(gan_mnist.to_uint8(images))
+        _, probabilities = judge.predict(gan_mnist.to_uint8(images))
         digits = probabilities.argmax(1)
         counts = [digits[modes == mode].bincount(minlength=10) for mode in range(G.modes)]
         most, digit = torch.stack(counts).max(1)
