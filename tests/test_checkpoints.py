@@ -376,7 +376,6 @@ def test_a_run_on_a_folder_of_colour_pictures_resumes_as_any_other(train, folder
     pictures = {"dataset": "pictures", "image_size": 8, "conditional": True}
     train(epochs=3, out="at_once", **pictures)
     train(epochs=1, out="resumed", **pictures)
-    pictures["dataset"] = "./pictures/"  # the same one
     train(epochs=3, out="resumed", resume=True, **pictures)
     assert_same_run(folder / "at_once", folder / "resumed")
 
