@@ -452,9 +452,9 @@ def test_evaluate_on_the_bundle_alone_measures_one_half_against_the_other(draws,
 def test_6_epochs_on_the_bundle_teach_a_conditional_generator_the_digit_that_is_asked_for(
     tmp_path, monkeypatch, judge
 ):
-    """The real networks on real digits, about a minute on 2 cores: the longest of these tests."""
+    """The real networks on real digits, about a minute: the longest of these tests."""
     monkeypatch.chdir(tmp_path)
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     G, _ = gan_mnist.train_gan(dataset="mnist_5k", conditional=True, epochs=6, metrics_every=0)
     asked = torch.arange(2000) % 10
     _, probabilities = judge.predict(gan_mnist.to_uint8(G.sample(2000, seed=3, labels=asked)))
