@@ -30,6 +30,7 @@ import collections
 import contextlib
 import copy
 import csv
+import functools
 import inspect
 import io
 import json
@@ -65,6 +66,8 @@ from tqdm import tqdm
 
 # ── Hyperparameters ── Edit them here, or give them as flags: EPOCHS = 10 is --epochs 10 ──────────
 
+PRESET = "none"  # a known system, see Presets, whose settings replace the constants below; or none
+
 # data
 DATASET = "mnist"  # mnist | mnist_5k (bundled) | fashion_mnist | kmnist | cifar10 | a folder
 DATA_DIR = "data"  # torchvision's data folder; downloads are saved there
@@ -72,10 +75,17 @@ IMAGE_SIZE = 0  # side in pixels to which images are resized; 0 = as they are (f
 AUGMENT = "auto"  # none | shift (by up to a pixel, from epoch 7) | auto (shift up to 40,000 images)
 
 # networks
+G_ARCH = "mlp"  # mlp | dcgan (convolutions; images of side 28, 32, 64 or 128)
+D_ARCH = "mlp"  # mlp | dcgan
 LATENT_DIM = 100  # length of the noise vector z
 MODES = 10  # the largest of z's first MODES numbers picks one of MODES kinds of image; 0 = off
-G_HIDDEN = (256, 512, 1024)  # widths of the generator's hidden layers
-D_HIDDEN = (512, 256)  # widths of the discriminator's hidden layers
+G_HIDDEN = (256, 512, 1024)  # widths of the hidden layers of an mlp generator
+D_HIDDEN = (512, 256)  # widths of the hidden layers of an mlp discriminator
+G_NORM = "batch"  # batch (BatchNorm in G, in every layer but the last) | none
+G_ACTIVATION = "relu"  # relu | leaky_relu (slope 0.2); of G's hidden layers
+G_END = "tanh"  # tanh | sigmoid (scaled to the same range, -1 to 1)
+WIDTH = 64  # channels of a dcgan next to the image, doubled in each layer away from it
+D_NORM = "none"  # none | batch (BatchNorm in a dcgan discriminator, as in its paper)
 SPECTRAL_NORM = False  # divide D's weights by their largest singular value (Miyato et al. 2018)
 DROPOUT = 0.0  # dropout probability in D; classic 0.3
 CONDITIONAL = False  # show G and D the labels, so that G can be asked for a digit
@@ -105,9 +115,92 @@ OVERWRITE = False  # delete the earlier run in these folders and start again
 SAMPLES_DIR = "generated_samples"  # folder of the pictures
 CHECKPOINT_DIR = "checkpoints"  # folder of the checkpoints and the trained generator
 SAVE_EVERY = 1  # epochs from one checkpoint to the next; the last epoch always gets one
+KEEP_GENERATOR_EVERY = 0  # epochs from one kept generator_epoch_0010.pth to the next; 0 = none
 KEEP_CHECKPOINTS = 3  # newest checkpoints to keep, about 30 MB each; 0 = all
+GRID_EVERY_STEPS = 0  # steps from one more grid, step_000100.png, to the next; 0 = none
 NUM_SAMPLES = 64  # number of images to draw, in each grid too
 METRICS_EVERY = 2  # measure the Fréchet distance (FD) every 2 epochs and at the end; 0 = never
+
+# ── Presets ── Settings of known systems: they replace the constants, and flags replace both ──────
+
+COMMON = {  # to most GANs between 2014 and 2018, and not to the defaults
+    "modes": 0,
+    "beta1": 0.5,
+    "learning_rate_g": 2e-4,
+    "learning_rate_d": 2e-4,
+    "lr_decay_end": 0,
+    "gradient_penalty": 0.0,
+    "ema_decay": 0.0,
+    "batch_size": 64,
+}
+PRESETS = {
+    "classic": {
+        "about": "the fully connected GAN of most tutorials",
+        **COMMON,
+        "g_hidden": (256, 512, 1024),
+        "d_hidden": (512, 256),
+        "dropout": 0.3,
+        "epochs": 100,
+    },
+    "tiny": {
+        "about": "one hidden layer each, a D that hardly learns; keeps a generator every 10 epochs",
+        **COMMON,
+        "latent_dim": 64,
+        "g_hidden": (256,),
+        "g_norm": "none",
+        "g_activation": "leaky_relu",
+        "d_hidden": (128,),
+        "learning_rate_g": 1e-3,
+        "learning_rate_d": 3e-7,
+        "batch_size": 32,
+        "epochs": 50,
+        "keep_generator_every": 10,
+    },
+    "blocks": {  # with the mean of D's two losses, not the sum; for Adam there is no difference
+        "about": "blocks of Linear, BatchNorm and ReLU, a sigmoid at the end",
+        **COMMON,
+        "g_hidden": (128, 256, 512, 1024),
+        "g_end": "sigmoid",
+        "d_hidden": (512, 256, 128),
+    },
+    "dcgan_mnist": {
+        "about": "DCGAN at 64 x 64 (Radford et al. 2016)",
+        **COMMON,
+        "g_arch": "dcgan",
+        "d_arch": "dcgan",
+        "d_norm": "batch",
+        "width": 128,
+        "image_size": 64,
+        "epochs": 100,
+    },
+    "dcgan_cifar10": {
+        "about": "DCGAN in colour, CIFAR-10 at 64 x 64; a grid every 100 steps",
+        **COMMON,
+        "dataset": "cifar10",
+        "g_arch": "dcgan",
+        "d_arch": "dcgan",
+        "d_norm": "batch",
+        "width": 64,
+        "image_size": 64,
+        "epochs": 25,
+        "grid_every_steps": 100,
+    },
+    "conditional": {
+        "about": "the defaults, asked for a digit (Mirza & Osindero 2014)",
+        "conditional": True,
+    },
+    "hinge": {
+        "about": "the defaults with hinge loss (Lim & Ye 2017)",
+        "loss": "hinge",
+    },
+    "wgan_gp": {
+        "about": "the defaults as a Wasserstein GAN (Gulrajani et al. 2017)",
+        "loss": "wgan_gp",
+        "d_steps": 5,
+        "gradient_penalty": 10.0,
+        "beta2": 0.9,
+    },
+}
 
 # ── Data ── The whole data set is one uint8 tensor in memory; a batch is one index operation ──────
 
@@ -321,42 +414,31 @@ def random_shift(images, pixels=1):
 # ── Networks ── G turns noise into images; D's logit is above 0 for what it takes to be real ──────
 
 
-class Generator(nn.Module):
-    """Generator G: noise z (N, latent_dim) ~ N(0, 1) -> images (N, C, H, W) in [-1, 1].
+class BaseGenerator(nn.Module):
+    """What all generators share: noise z (N, latent_dim) ~ N(0, 1) -> images in [-1, 1].
 
-    Layers: Linear, BatchNorm (Ioffe & Szegedy 2015, arXiv 1502.03167) and ReLU for each hidden
-    width, then Linear and tanh. With classes, forward takes labels (N,) as well: Mirza & Osindero
-    2014, Conditional Generative Adversarial Nets, arXiv 1411.1784. The state dict describes itself:
-    `_extra_state` holds the arguments of the constructor, and `about`, what G was trained on.
+    Subclasses build the layers and turn a code into images by `decode`. With classes, forward takes
+    labels (N,) as well: Mirza & Osindero 2014, Conditional Generative Adversarial Nets, arXiv
+    1411.1784. The state dict describes itself: `_extra_state` tells how to build the generator, and
+    `about`, what it was trained on.
     """
 
-    def __init__(
-        self,
-        latent_dim=LATENT_DIM,
-        hidden=G_HIDDEN,
-        image_shape=(1, 28, 28),
-        classes=0,
-        modes=MODES,
-    ):
+    arch = None  # name in GENERATORS
+
+    def __init__(self, latent_dim, image_shape, classes, modes, norm, activation, end):
         super().__init__()
         if not 0 <= modes < latent_dim:
             raise ValueError(
                 f"MODES (--modes) is {modes}: must be at least 0 and below LATENT_DIM, {latent_dim}"
             )
-        channels, height, width = image_shape
         self.latent_dim = latent_dim
-        self.hidden = tuple(hidden)
         self.image_shape = tuple(image_shape)
         self.classes = classes
         self.modes = modes
+        self.norm = norm
+        self.activation = activation
+        self.end = end
         self.about = {}  # data set, epochs and FD of the training, see prepare_run
-
-        widths = [latent_dim + classes, *hidden]
-        layers = []
-        for n_in, n_out in pairwise(widths):
-            layers += [nn.Linear(n_in, n_out), nn.BatchNorm1d(n_out), nn.ReLU(inplace=True)]
-        layers += [nn.Linear(widths[-1], channels * height * width), nn.Tanh()]
-        self.layers = nn.Sequential(*layers)
 
     def code(self, z, labels=None):
         """Return the input of the layers, (N, latent_dim + classes), for z (N, latent_dim).
@@ -374,10 +456,6 @@ class Generator(nn.Module):
         if self.classes:
             parts.append(F.one_hot(labels, self.classes).to(z.dtype))
         return torch.cat(parts, 1)
-
-    def decode(self, code):
-        """Return the images (N, C, H, W) of codes (N, latent_dim + classes), see code."""
-        return self.layers(code).view(-1, *self.image_shape)
 
     def forward(self, z, labels=None):
         return self.decode(self.code(z, labels))
@@ -400,29 +478,126 @@ class Generator(nn.Module):
         return images
 
     def get_extra_state(self):
-        return {
-            "latent_dim": self.latent_dim,
-            "hidden": self.hidden,
-            "image_shape": self.image_shape,
-            "classes": self.classes,
-            "modes": self.modes,
-            "about": self.about,
-        }
+        return {"arch": self.arch, **self.arguments(), "about": self.about}
+
+    def arguments(self):
+        """Return the arguments of the constructor."""
+        names = inspect.signature(type(self)).parameters
+        return {name: getattr(self, name) for name in names}
 
     def set_extra_state(self, state):
-        own = self.get_extra_state()
-        different = [name for name in own if name != "about" and own[name] != state[name]]
+        own = {"arch": self.arch, **self.arguments()}
+        different = [name for name in own if own[name] != state.get(name)]
         if different:
-            theirs = ", ".join(f"{name}={state[name]}" for name in different)
+            theirs = ", ".join(f"{name}={state.get(name)}" for name in different)
             raise RuntimeError(
-                f"these are the weights of a Generator with {theirs}: "
+                f"these are the weights of a generator with {theirs}: "
                 "load_generator(path) builds it from the file"
             )
         self.about = state["about"]
 
 
+class ScaledSigmoid(nn.Module):
+    """Sigmoid from -1 to 1 rather than from 0 to 1: tanh of half the input."""
+
+    def forward(self, x):
+        return 2 * torch.sigmoid(x) - 1
+
+
+ACTIVATIONS = {
+    "relu": functools.partial(nn.ReLU, inplace=True),
+    "leaky_relu": functools.partial(nn.LeakyReLU, 0.2),
+}
+ENDS = {"tanh": nn.Tanh, "sigmoid": ScaledSigmoid}
+
+
+class Generator(BaseGenerator):
+    """Fully connected generator: z (N, latent_dim) -> images (N, C, H, W) in [-1, 1].
+
+    Goodfellow et al. 2014, with BatchNorm (Ioffe & Szegedy 2015, arXiv 1502.03167): Linear,
+    BatchNorm and ReLU for each hidden width, then Linear and tanh.
+    """
+
+    arch = "mlp"
+
+    def __init__(
+        self,
+        latent_dim=LATENT_DIM,
+        hidden=G_HIDDEN,
+        image_shape=(1, 28, 28),
+        classes=0,
+        modes=MODES,
+        norm=G_NORM,
+        activation=G_ACTIVATION,
+        end=G_END,
+    ):
+        super().__init__(latent_dim, image_shape, classes, modes, norm, activation, end)
+        self.hidden = tuple(hidden)
+        channels, height, width = image_shape
+        widths = [latent_dim + classes, *hidden]
+        layers = []
+        for n_in, n_out in pairwise(widths):
+            layers.append(nn.Linear(n_in, n_out))
+            if norm == "batch":
+                layers.append(nn.BatchNorm1d(n_out))
+            layers.append(ACTIVATIONS[activation]())
+        layers += [nn.Linear(widths[-1], channels * height * width), ENDS[end]()]
+        self.layers = nn.Sequential(*layers)
+
+    def decode(self, code):
+        """Return the images (N, C, H, W) of codes (N, latent_dim + classes), see code."""
+        return self.layers(code).view(-1, *self.image_shape)
+
+
+class ConvGenerator(BaseGenerator):
+    """DCGAN's generator: z (N, latent_dim) -> images (N, C, H, W) in [-1, 1].
+
+    Radford et al. 2016, arXiv 1511.06434: z becomes a small image of many channels; each transposed
+    convolution doubles its side and halves its channels, down to `width` before the image.
+    BatchNorm and ReLU in every layer but the last, which has tanh.
+    """
+
+    arch = "dcgan"
+
+    def __init__(
+        self,
+        latent_dim=LATENT_DIM,
+        width=WIDTH,
+        image_shape=(1, 28, 28),
+        classes=0,
+        modes=MODES,
+        norm=G_NORM,
+        activation=G_ACTIVATION,
+        end=G_END,
+    ):
+        super().__init__(latent_dim, image_shape, classes, modes, norm, activation, end)
+        self.width = width
+        side, channels = conv_sizes(image_shape, width)
+        layers = []
+        block = [latent_dim + classes, *reversed(channels)]
+        for number, (n_in, n_out) in enumerate(pairwise(block)):
+            if number == 0:  # from 1 x 1 to the smallest side
+                convolution = nn.ConvTranspose2d(n_in, n_out, side, bias=False)
+            else:
+                convolution = nn.ConvTranspose2d(n_in, n_out, 4, 2, padding=1, bias=False)
+            layers.append(convolution)
+            if norm == "batch":
+                layers.append(nn.BatchNorm2d(n_out))
+            layers.append(ACTIVATIONS[activation]())
+        layers += [nn.ConvTranspose2d(width, image_shape[0], 4, 2, padding=1), ENDS[end]()]
+        self.layers = nn.Sequential(*layers)
+        self.apply(init_dcgan)
+
+    def decode(self, code):
+        """Return the images (N, C, H, W) of codes (N, latent_dim + classes), see code."""
+        return self.layers(code.view(*code.shape, 1, 1))
+
+
+GENERATORS = {"mlp": Generator, "dcgan": ConvGenerator}
+
+
 class Discriminator(nn.Module):
-    """Discriminator D: images (N, C, H, W) in [-1, 1] -> logits (N,), above 0 for real.
+    """Fully connected discriminator: images (N, C, H, W) in [-1, 1] -> logits (N,).
 
     The sigmoid of a logit is the probability that the image is real. Layers: Linear, LeakyReLU and
     Dropout for each hidden width (Goodfellow et al. 2014 used maxout), then Linear. With classes,
@@ -439,18 +614,12 @@ class Discriminator(nn.Module):
     ):
         super().__init__()
         self.classes = classes
-
-        def linear(n_in, n_out):
-            layer = nn.Linear(n_in, n_out)
-            if spectral_norm:
-                layer = nn.utils.parametrizations.spectral_norm(layer)
-            return layer
-
         widths = [math.prod(image_shape) + classes, *hidden]
         layers = []
         for n_in, n_out in pairwise(widths):
-            layers += [linear(n_in, n_out), nn.LeakyReLU(0.2), nn.Dropout(dropout)]
-        layers += [linear(widths[-1], 1)]
+            linear = normalize(nn.Linear(n_in, n_out), spectral_norm)
+            layers += [linear, nn.LeakyReLU(0.2), nn.Dropout(dropout)]
+        layers += [normalize(nn.Linear(widths[-1], 1), spectral_norm)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, images, labels=None):
@@ -458,6 +627,83 @@ class Discriminator(nn.Module):
         if self.classes:
             x = torch.cat([x, F.one_hot(labels, self.classes).to(x.dtype)], 1)
         return self.layers(x).squeeze(1).float()
+
+
+class ConvDiscriminator(nn.Module):
+    """DCGAN's discriminator: images (N, C, H, W) in [-1, 1] -> logits (N,).
+
+    Radford et al. 2016: each convolution halves the side and doubles the channels, from `width`
+    after the image; the last one gives the logit. LeakyReLU and Dropout in every layer but the
+    last; with norm "batch" BatchNorm in every layer but the first and the last. With classes,
+    labels (N,) enter as one-hot channels beside those of the image.
+    """
+
+    def __init__(
+        self,
+        width=WIDTH,
+        norm=D_NORM,
+        dropout=DROPOUT,
+        image_shape=(1, 28, 28),
+        classes=0,
+        spectral_norm=SPECTRAL_NORM,
+    ):
+        super().__init__()
+        self.classes = classes
+        side, channels = conv_sizes(image_shape, width)
+        layers = []
+        for n_in, n_out in pairwise([image_shape[0] + classes, *channels]):
+            first = len(layers) == 0
+            has_norm = norm == "batch" and not first
+            convolution = nn.Conv2d(n_in, n_out, 4, 2, padding=1, bias=not has_norm)
+            layers.append(normalize(convolution, spectral_norm))
+            if has_norm:
+                layers.append(nn.BatchNorm2d(n_out))
+            layers += [nn.LeakyReLU(0.2), nn.Dropout(dropout)]
+        layers.append(normalize(nn.Conv2d(channels[-1], 1, side), spectral_norm))
+        self.layers = nn.Sequential(*layers)
+        self.apply(init_dcgan)
+
+    def forward(self, images, labels=None):
+        x = images
+        if self.classes:
+            planes = F.one_hot(labels, self.classes).to(x.dtype)[:, :, None, None]
+            x = torch.cat([x, planes.expand(-1, -1, *x.shape[2:])], 1)
+        return self.layers(x).flatten().float()
+
+
+def normalize(layer, spectral_norm):
+    """Return the layer, with spectral normalization if that is asked for."""
+    if spectral_norm:
+        return nn.utils.parametrizations.spectral_norm(layer)
+    return layer
+
+
+def conv_sizes(image_shape, width):
+    """Return the smallest side in a DCGAN, and the channels of its layers from the image on.
+
+    Raises ValueError for an image whose sides are none of 28, 32, 64 and 128.
+    """
+    _, height, image_width = image_shape
+    smallest = {28: 7, 32: 4, 64: 4, 128: 4}
+    if height != image_width or height not in smallest:
+        raise ValueError(
+            f"a dcgan needs images of side 28, 32, 64 or 128, not {height} x {image_width}: set "
+            "IMAGE_SIZE (--image_size)"
+        )
+    side = smallest[height]
+    doublings = int(math.log2(height // side))
+    return side, [width * 2**number for number in range(doublings)]
+
+
+def init_dcgan(layer):
+    """Initialize a layer as Radford et al. 2016 do: N(0, 0.02), BatchNorm's weight N(1, 0.02)."""
+    if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+        weight = layer.weight
+        if nn.utils.parametrize.is_parametrized(layer):
+            weight = layer.parametrizations.weight.original
+        nn.init.normal_(weight, 0.0, 0.02)
+    elif isinstance(layer, nn.BatchNorm2d):
+        nn.init.normal_(layer.weight, 1.0, 0.02)
 
 
 def sample_z(num_samples, latent_dim, seed=None):
@@ -622,6 +868,35 @@ def update_ema(G_ema, G, decay):
             average.lerp_(value, 1.0 - decay)
 
 
+def make_generator(config, image_shape, classes):
+    """Return the generator that the settings ask for."""
+    common = {
+        "latent_dim": config.latent_dim,
+        "image_shape": image_shape,
+        "classes": classes,
+        "modes": config.modes,
+        "norm": config.g_norm,
+        "activation": config.g_activation,
+        "end": config.g_end,
+    }
+    if config.g_arch == "dcgan":
+        return ConvGenerator(width=config.width, **common)
+    return Generator(hidden=config.g_hidden, **common)
+
+
+def make_discriminator(config, image_shape, classes):
+    """Return the discriminator that the settings ask for."""
+    common = {
+        "dropout": config.dropout,
+        "image_shape": image_shape,
+        "classes": classes,
+        "spectral_norm": config.spectral_norm,
+    }
+    if config.d_arch == "dcgan":
+        return ConvDiscriminator(width=config.width, norm=config.d_norm, **common)
+    return Discriminator(hidden=config.d_hidden, **common)
+
+
 class GAN:
     """State of a training run: the networks, their optimizers, the moving average, the history."""
 
@@ -638,20 +913,8 @@ class GAN:
             classes = 0
 
         torch.manual_seed(stream_seed(config.seed, STREAMS["weights"]))
-        self.G = Generator(
-            latent_dim=config.latent_dim,
-            hidden=config.g_hidden,
-            image_shape=image_shape,
-            classes=classes,
-            modes=config.modes,
-        ).to(self.device)
-        self.D = Discriminator(
-            hidden=config.d_hidden,
-            dropout=config.dropout,
-            image_shape=image_shape,
-            classes=classes,
-            spectral_norm=config.spectral_norm,
-        ).to(self.device)
+        self.G = make_generator(config, image_shape, classes).to(self.device)
+        self.D = make_discriminator(config, image_shape, classes).to(self.device)
         self.G_ema = copy.deepcopy(self.G).eval()
         self.optimizer_g = torch.optim.Adam(self.G.parameters(), fused=True)
         self.optimizer_d = torch.optim.Adam(self.D.parameters(), fused=True)
@@ -675,6 +938,15 @@ class GAN:
         if self.shift and self.epoch >= FIRST_SHIFTED_EPOCH:
             return random_shift(images)
         return images
+
+    def discriminate(self, images, labels):
+        """Return D's logits (2N,) of N real and N fake images with the same labels (N,).
+
+        In one pass, or in two if D has BatchNorm, whose statistics would mix real and fake.
+        """
+        if self.config.d_arch == "dcgan" and self.config.d_norm == "batch":
+            return torch.cat([self.D(half, labels) for half in images.chunk(2)])
+        return self.D(images, labels.repeat(2))
 
     def weighted_penalty(self, logits, images, labels):
         """Return GRADIENT_PENALTY times the penalty of this step, which is 0 in most steps.
@@ -705,7 +977,7 @@ class GAN:
             with self.autocast():
                 fake = self.G(z, y)
                 images = self.augment(torch.cat([x, fake.detach()])).requires_grad_()
-                logits = self.D(images, y.repeat(2))
+                logits = self.discriminate(images, y)
                 penalty = self.weighted_penalty(logits, images, y)
             real_logits, fake_logits = logits.chunk(2)
             d_loss = discriminator_loss(real_logits, fake_logits, c.label_smoothing, c.loss)
@@ -740,6 +1012,8 @@ class GAN:
             for step, (images, labels) in enumerate(bar, 1):
                 real = to_float(images.to(self.device))
                 sums += self.train_step(real, labels.to(self.device))
+                if c.grid_every_steps and self.steps % c.grid_every_steps == 0:
+                    draw_grid(self, f"step_{self.steps:06d}.png")
                 if step % REPORT_EVERY and step < len(loader):
                     continue
                 d_loss, g_loss, accuracy = (sums / step).tolist()
@@ -796,7 +1070,21 @@ class GAN:
 # ── Checkpoints ── Files appear whole or not at all; a run continues from the newest one ──────────
 
 # settings that a resumed run has to keep
-FIXED = ("latent_dim", "modes", "g_hidden", "d_hidden", "spectral_norm", "conditional")
+FIXED = (
+    "g_arch",
+    "d_arch",
+    "latent_dim",
+    "modes",
+    "g_hidden",
+    "d_hidden",
+    "g_norm",
+    "g_activation",
+    "g_end",
+    "width",
+    "d_norm",
+    "spectral_norm",
+    "conditional",
+)
 FREE = ("epochs", "resume", "overwrite")  # settings that may change without a message
 
 
@@ -868,7 +1156,7 @@ def load_generator(path, device="cpu"):
         state = state.get("G_ema", state)
         arguments = dict(state["_extra_state"])
         del arguments["about"]
-        G = Generator(**arguments)
+        G = GENERATORS[arguments.pop("arch")](**arguments)
         G.load_state_dict(state)
         describe(G.about)
     except Exception as error:  # each kind of misfit raises an error of its own
@@ -915,20 +1203,32 @@ def prune_checkpoints(gan):
             metrics_path(path).unlink(missing_ok=True)
 
 
+Checkpoint = collections.namedtuple("Checkpoint", ["path", "state"])
+
+
 def newest_checkpoint(folder):
-    """Return path and state of the newest checkpoint that is not damaged; None, None without one.
+    """Return the newest Checkpoint of a folder that is not damaged, None if there is none.
 
     Raises ValueError if all checkpoints are damaged.
     """
     paths = epoch_files(folder, ".pth")
     for path in reversed(paths):
         try:
-            return path, load_weights(path)
+            return Checkpoint(path, load_weights(path))
         except ValueError as error:
             print(f"WARNING: {error}: trying the checkpoint before it")
     if paths:
         raise ValueError(f"all checkpoints in {folder} are damaged: start again with --overwrite")
-    return None, None
+    print(f"No checkpoint in {folder} yet: starting with epoch 1")
+    return None
+
+
+def preset_of(checkpoint):
+    """Return the preset of a checkpoint's run, "none" if there is none."""
+    config = checkpoint.state.get("config")
+    if not isinstance(config, dict):
+        return "none"
+    return config.get("preset", "none")
 
 
 def compare_settings(path, state, gan):
@@ -950,15 +1250,12 @@ def compare_settings(path, state, gan):
         )
 
 
-def resume(gan):
-    """Continue from the newest checkpoint that is not damaged; return whether there is one.
+def resume(gan, checkpoint):
+    """Continue a run from a checkpoint.
 
     Raises ValueError if it does not fit the settings or the data, or is no checkpoint.
     """
-    path, state = newest_checkpoint(gan.config.checkpoint_dir)
-    if path is None:
-        print(f"No checkpoint in {gan.config.checkpoint_dir} yet: starting with epoch 1")
-        return False
+    path, state = checkpoint
     try:
         compare_settings(path, state, gan)
         gan.load_state_dict(state)
@@ -969,7 +1266,6 @@ def resume(gan):
     if gan.epoch > gan.config.epochs:
         raise ValueError(f"EPOCHS is {gan.config.epochs}: {path} has done {gan.epoch}, so raise it")
     print(f"Continuing from {path}")
-    return True
 
 
 def clear_folders(config):
@@ -984,7 +1280,11 @@ def clear_folders(config):
     starts_again = config.resume and history.exists()
     earlier = [*epoch_files(checkpoints, ".pth"), *checkpoints.glob("generator_final.pth")]
     if not starts_again:
-        earlier += [*epoch_files(samples, ".png"), *checkpoints.glob("generator_best.pth")]
+        earlier += [*epoch_files(samples, ".png"), *samples.glob("step_*.png")]
+        earlier += [
+            *checkpoints.glob("generator_best.pth"),
+            *checkpoints.glob("generator_epoch_*.pth"),
+        ]
     if earlier and not config.overwrite:
         raise ValueError(
             f"{earlier[-1]} is there from an earlier run: continue it with --resume if it has a "
@@ -1130,7 +1430,12 @@ def train_gan(**settings):
     written, FloatingPointError if a loss is not finite.
     """
     config = make_config(**settings)
-    gan, loader, judge = prepare_run(config)
+    checkpoint = None
+    if config.resume:
+        checkpoint = newest_checkpoint(config.checkpoint_dir)
+    if checkpoint:  # whose preset need not be given again
+        config = make_config(**{"preset": preset_of(checkpoint), **settings})
+    gan, loader, judge = prepare_run(config, checkpoint)
     torch.set_flush_denormal(True)  # Adam's averages of zero gradients would be slow
     try:
         while gan.epoch < config.epochs:
@@ -1144,7 +1449,7 @@ def train_gan(**settings):
     return gan.G_ema, gan.history
 
 
-def prepare_run(config):
+def prepare_run(config, checkpoint=None):
     """Return the GAN, new or continued from a checkpoint, the DataLoader, and the judge or None."""
     check_folders(config)
     images, labels, dataset = load_dataset(
@@ -1169,7 +1474,9 @@ def prepare_run(config):
 
     make_folder("samples_dir", config.samples_dir)
     make_folder("checkpoint_dir", config.checkpoint_dir)
-    if not (config.resume and resume(gan)):
+    if checkpoint:
+        resume(gan, checkpoint)
+    else:
         clear_folders(config)
     save_real_samples(images, config)
     print(f"Training on {describe_data(gan.data)}; {gan.device.type}, {gan.dtype}")
@@ -1238,16 +1545,17 @@ def run_epoch(gan, loader, judge):
     fds = [past["fd"] for past in gan.history if past["fd"] is not None]
     if row["fd"] is not None and row["fd"] == min(fds):
         save_generator(gan, "generator_best.pth")
-    draw_grid(gan)
+    draw_grid(gan, f"epoch_{gan.epoch:04d}.png")
+    if config.keep_generator_every and gan.epoch % config.keep_generator_every == 0:
+        save_generator(gan, f"generator_epoch_{gan.epoch:04d}.pth")
     if last or gan.epoch % config.save_every == 0:
         save_checkpoint(gan)
 
 
-def draw_grid(gan):
-    """Write the grid of an epoch: always of the same z, and of all classes in turn if there are."""
+def draw_grid(gan, name):
+    """Write a grid of samples: always of the same z, and of all classes in turn if there are."""
     images = gan.G_ema.sample(gan.config.num_samples, gan.config.seed)
-    path = Path(gan.config.samples_dir) / f"epoch_{gan.epoch:04d}.png"
-    save_grid(path, images, gan.G.classes or None)
+    save_grid(Path(gan.config.samples_dir) / name, images, gan.G.classes or None)
 
 
 def finish_run(gan):
@@ -1256,7 +1564,7 @@ def finish_run(gan):
     samples = Path(config.samples_dir)
     save_generator(gan, "generator_final.pth")
     save_curves(samples / "loss_curves.png", gan.history, config.loss)
-    draw_grid(gan)  # SAMPLES_DIR may be another one than before
+    draw_grid(gan, f"epoch_{gan.epoch:04d}.png")  # SAMPLES_DIR may be another one than before
     save_gif(samples / "training.gif", epoch_files(samples, ".png", gan.epoch))
     prune_checkpoints(gan)  # if a run was killed before it could do that
     print(
@@ -1520,6 +1828,7 @@ def two_sample_accuracy(real, fake):
 # ── Commands ── `train` is train_gan above; the others use the generator that it has saved ────────
 
 WALK_STEPS = 10  # pictures in a row of generate --interpolate
+MAX_PAGE_BYTES = 20_000_000
 
 
 def find_generator(model_path, checkpoint_dir):
@@ -1723,7 +2032,7 @@ def print_metrics(about, metrics):
 def demo(model_path="", samples_dir=SAMPLES_DIR, checkpoint_dir=CHECKPOINT_DIR):
     """Write a web page that runs a generator in the browser and needs nothing else.
 
-    Each BatchNorm is folded into the layer before it, and weights are float16. Raises
+    Weights are float16, see export_layers. Raises
     FileNotFoundError if there is no generator, ValueError if its file is damaged, OSError if the
     page cannot be written.
     """
@@ -1736,14 +2045,7 @@ def demo(model_path="", samples_dir=SAMPLES_DIR, checkpoint_dir=CHECKPOINT_DIR):
         raise ValueError(f"{path} is the template of the page: choose another SAMPLES_DIR")
     make_folder("samples_dir", samples_dir)
 
-    linear = [layer for layer in G.layers if isinstance(layer, nn.Linear)]
-    norms = [layer for layer in G.layers if isinstance(layer, nn.BatchNorm1d)]
-    folded = [nn.utils.fuse_linear_bn_eval(*pair) for pair in zip(linear[:-1], norms, strict=True)]
-    layers = [*folded, linear[-1]]
-    numbers = []
-    for layer in layers:
-        numbers += [layer.weight.T.flatten(), layer.bias]
-    weights = torch.cat(numbers).detach().half().numpy()
+    shapes, numbers = export_layers(G)
     model = {
         "name": model_path.name,
         "about": describe(G.about),
@@ -1751,14 +2053,62 @@ def demo(model_path="", samples_dir=SAMPLES_DIR, checkpoint_dir=CHECKPOINT_DIR):
         "classes": G.classes,
         "modes": G.modes,
         "image_shape": G.image_shape,
-        "widths": [layer.out_features for layer in layers],
-        "weights": base64.b64encode(weights).decode(),
+        "activation": G.activation,
+        "end": G.end,
+        "layers": shapes,
+        "weights": base64.b64encode(numbers.half().numpy()).decode(),
     }
     text = json.dumps(model).replace("<", "\\u003c")
     page = template.read_bytes().replace(b"/*MODEL*/null", text.encode())
+    if len(page) > MAX_PAGE_BYTES:
+        raise ValueError(
+            f"{model_path} would make a page of {len(page) / 1e6:.0f} MB, too much for a browser: "
+            "train a generator with a smaller WIDTH or G_HIDDEN"
+        )
     save_whole(path, lambda file: file.write(page))
     print(f"Wrote {path}: open it in a browser")
     return path
+
+
+@torch.no_grad()
+def export_layers(G):
+    """Return the layers of a generator as the page takes them: a list of shapes, and all weights.
+
+    BatchNorm is folded into the layer before it. A layer from 1 x 1 is linear, with "outputs"; the
+    other convolutions have "channels" and the "side" of their output. The weights are a flat
+    tensor: for each layer its weights, input by input, then its biases.
+    """
+    folded = []
+    for layer in copy.deepcopy(G.layers):
+        if isinstance(layer, nn.BatchNorm1d):
+            folded[-1] = nn.utils.fuse_linear_bn_eval(folded[-1], layer)
+        elif isinstance(layer, nn.BatchNorm2d):
+            folded[-1] = nn.utils.fuse_conv_bn_eval(folded[-1], layer, transpose=True)
+        elif isinstance(layer, (nn.Linear, nn.ConvTranspose2d)):
+            folded.append(layer)
+
+    shapes = []
+    numbers = []
+    side = 1
+    for layer in folded:
+        weight = layer.weight
+        if isinstance(layer, nn.Linear):
+            weight = weight.T
+            bias = layer.bias
+            shapes.append({"outputs": len(bias)})
+        else:
+            bias = layer.bias
+            if bias is None:
+                bias = torch.zeros(layer.out_channels)
+            if side == 1:
+                side = layer.kernel_size[0]
+                bias = bias.repeat_interleave(side * side)
+                shapes.append({"outputs": len(bias)})
+            else:
+                side = 2 * side
+                shapes.append({"channels": len(bias), "side": side})
+        numbers += [weight.flatten(), bias]
+    return shapes, torch.cat(numbers)
 
 
 COMMANDS = {
@@ -1773,6 +2123,9 @@ COMMANDS = {
 
 # (lowest, highest) of a whole number or a float | a list of choices | bool | str | "widths"
 SETTINGS = {
+    "preset": {
+        "preset": ["none", *PRESETS],
+    },
     "data": {
         "dataset": str,
         "data_dir": str,
@@ -1780,10 +2133,17 @@ SETTINGS = {
         "augment": ["none", "shift", "auto"],
     },
     "networks": {
+        "g_arch": ["mlp", "dcgan"],
+        "d_arch": ["mlp", "dcgan"],
         "latent_dim": (1, 65536),
         "modes": (0, 65536),
         "g_hidden": "widths",
         "d_hidden": "widths",
+        "g_norm": ["batch", "none"],
+        "g_activation": ["relu", "leaky_relu"],
+        "g_end": ["tanh", "sigmoid"],
+        "width": (1, 65536),
+        "d_norm": ["none", "batch"],
         "spectral_norm": bool,
         "dropout": (0.0, 0.999999),
         "conditional": bool,
@@ -1813,7 +2173,9 @@ SETTINGS = {
         "samples_dir": str,
         "checkpoint_dir": str,
         "save_every": (1, 10**6),
+        "keep_generator_every": (0, 2**31),
         "keep_checkpoints": (0, 2**31),
+        "grid_every_steps": (0, 2**31),
         "num_samples": (1, 10**4),
         "metrics_every": (0, 2**31),
     },
@@ -1895,18 +2257,25 @@ def check(name, value):
 
 
 def make_config(**settings):
-    """Return all settings, checked and frozen; those that are not given are the constants."""
+    """Return all settings, checked and frozen: as given, else of the preset, else the constants."""
     for name in settings:
         if name not in Config._fields:
             names = ", ".join(Config._fields)
             raise ValueError(f"there is no setting {name}, but there are {names}")
-    values = {}
-    for name in Config._fields:
-        value = settings.get(name, globals()[name.upper()])
-        values[name] = check(name, value)
-    config = Config(**values)
+    values = {name: globals()[name.upper()] for name in Config._fields}
+    preset = check("preset", settings.get("preset", PRESET))
+    if preset != "none":
+        values.update({name: PRESETS[preset][name] for name in PRESETS[preset] if name != "about"})
+    values.update(settings)
+    config = Config(**{name: check(name, value) for name, value in values.items()})
     if config.resume and config.overwrite:
         raise ValueError("RESUME and OVERWRITE exclude each other: continue a run or delete it")
+    mixes = config.d_arch == "dcgan" and config.d_norm == "batch"  # images of a batch in its logits
+    if mixes and (config.gradient_penalty or config.loss == "wgan_gp"):
+        raise ValueError(
+            "D_NORM is batch: this needs GRADIENT_PENALTY 0 and no wgan_gp, as BatchNorm makes the "
+            "gradient of an image depend on the others"
+        )
     return config
 
 
@@ -1938,16 +2307,18 @@ def build_parser(command):
     groups = {"flags": parameters}
     defaults = {name: parameter.default for name, parameter in parameters.items()}
     description = inspect.getdoc(COMMANDS[command]).partition("\n\n")[0]
+    epilog = "--no_NAME turns a switch off. Both --batch_size and --batch-size are understood."
     if command == "train":
         groups = {title: SETTINGS[title] for title in SETTINGS if title != "other commands"}
         defaults = {name: globals()[name.upper()] for name in Config._fields}
         description = __doc__
+        epilog = "\n".join(["presets:", *preset_lines(), "", epilog])
 
     parser = Parser(
         prog=f"python gan_mnist.py {command}",
         usage=f"python gan_mnist.py {command} [flags]",
         description=description,
-        epilog="--no_NAME turns a switch off. Both --batch_size and --batch-size are understood.",
+        epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
@@ -1959,6 +2330,11 @@ def build_parser(command):
             text = FLAG_HELP.get(name) or comments.get(name.upper(), "")
             add_flag(group, name, defaults[name], text)
     return parser
+
+
+def preset_lines():
+    """Return a line on each preset."""
+    return [f"  {name:22}{preset['about']}" for name, preset in PRESETS.items()]
 
 
 def add_flag(group, name, default, text):

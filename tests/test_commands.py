@@ -31,7 +31,7 @@ def trained(train, capsys):
 
 def constants_at_the_top():
     """{NAME: its comment} as they stand in the script, read without the script's own code."""
-    top = SCRIPT.split("# ── Hyperparameters")[1].split("# ── Data")[0]
+    top = SCRIPT.split("# ── Hyperparameters")[1].split("# ── Presets")[0]
     return dict(re.findall(r"^([A-Z][A-Z0-9_]*) = .+?  # (\S.+)$", top, re.MULTILINE))
 
 
@@ -66,10 +66,11 @@ def test_help_of_training_has_the_groups_of_the_constants(capsys):
     with pytest.raises(SystemExit):
         gan_mnist.main(["--help"])
     text = capsys.readouterr().out
-    top = SCRIPT.split("# ── Hyperparameters")[1].split("# ── Data")[0]
+    top = SCRIPT.split("# ── Hyperparameters")[1].split("# ── Presets")[0]
     groups = re.findall(r"^# (\w+)$", top, re.MULTILINE)
     assert groups == ["data", "networks", "training", "output"]
-    assert re.findall(r"^(\w+):$", text, re.MULTILINE)[-4:] == groups
+    shown = re.findall(r"^(\w+):$", text, re.MULTILINE)
+    assert shown == ["options", "preset", *groups, "presets"]
 
 
 @pytest.mark.parametrize("command", ["generate", "evaluate", "judge", "demo"])

@@ -15,17 +15,24 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 needs_browser = pytest.mark.skipif(not BROWSER, reason="no chromium here: apt-get install chromium")
 
 
+def is_conv(G):
+    return isinstance(G, gan_mnist.ConvGenerator)
+
+
 def save_generator(path, **shape):
     """A generator with BatchNorm statistics and weights as after a training -> it, saved."""
     torch.manual_seed(1)
-    G = gan_mnist.Generator(**shape)
+    G = gan_mnist.GENERATORS[shape.pop("arch", "mlp")](**shape)
     for layer in G.layers:
-        if isinstance(layer, torch.nn.BatchNorm1d):
+        if isinstance(layer, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
             torch.nn.init.uniform_(layer.weight, 0.5, 1.5)
             torch.nn.init.normal_(layer.bias)
             torch.nn.init.normal_(layer.running_mean)
             torch.nn.init.uniform_(layer.running_var, 0.1, 2.0)
-    G.layers[-2].weight.data.mul_(3)  # so that all greys from black to white appear
+    code = torch.randn(100, G.latent_dim), torch.arange(100) % 10
+    with torch.no_grad():  # so that all greys from black to white appear
+        spread = G.eval().layers[:-1](G.code(*code).view(100, -1, *[1] * (2 * is_conv(G)))).std()
+        G.layers[-2].weight.mul_(2 / spread)
     path.parent.mkdir(exist_ok=True)
     torch.save(G.state_dict(), path)
     return G.eval()
@@ -84,8 +91,16 @@ CORNERS = [f".corner:nth-of-type({number}) canvas" for number in (1, 2, 3, 4)]
 @needs_browser
 @pytest.mark.parametrize(
     "shape",
-    [{}, {"latent_dim": 7, "hidden": (30,), "modes": 2}, {"classes": 10}, {"modes": 0}],
-    ids=["default", "tiny", "conditional", "no modes"],
+    [
+        {},
+        {"latent_dim": 7, "hidden": (30,), "modes": 2},
+        {"classes": 10},
+        {"modes": 0},
+        {"norm": "none", "activation": "leaky_relu", "end": "sigmoid", "hidden": (40, 50)},
+        {"arch": "dcgan", "width": 8, "classes": 10},
+        {"arch": "dcgan", "width": 4, "norm": "none", "image_shape": (1, 64, 64)},
+    ],
+    ids=["default", "tiny", "conditional", "no modes", "no norm", "dcgan", "dcgan at 64"],
 )
 def test_pixels_equal_those_of_pytorch_within_2_grey_levels(show, shape):
     G, page = show(**shape)
@@ -333,3 +348,12 @@ def test_a_link_to_the_script_finds_the_template_too(tmp_path):
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "generated_samples" / "demo.html").exists()
+
+
+def test_a_generator_too_large_for_a_page_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(gan_mnist, "MAX_PAGE_BYTES", 20_000)
+    save_generator(tmp_path / "checkpoints" / "generator_final.pth", hidden=(8,))
+    code, line = fails(capsys, "demo")
+    assert code == 2 and "would make a page of 0 MB, too much for a browser" in line
+    assert not (tmp_path / "generated_samples" / "demo.html").exists()

@@ -8,7 +8,7 @@ import torch
 from conftest import ROOT
 from torch import nn
 
-from gan_mnist import Discriminator, Generator
+from gan_mnist import ConvDiscriminator, ConvGenerator, Discriminator, Generator
 
 
 def count(network):
@@ -198,3 +198,99 @@ def test_importing_prints_nothing_writes_nothing_and_loads_nothing_heavy(tmp_pat
     )
     assert (done.stdout, done.stderr) == ("set()\n", "")
     assert not list(tmp_path.iterdir())
+
+
+def test_dcgan_for_mnist_has_the_layers_and_weights_of_its_paper_at_64():
+    """100 -> 1024 x 4 x 4 -> 512 -> 256 -> 128 -> 1, and 1 -> 128 -> 256 -> 512 -> 1024 -> 1."""
+    G = ConvGenerator(width=128, image_shape=(1, 64, 64), modes=0)
+    hidden = [nn.ConvTranspose2d, nn.BatchNorm2d, nn.ReLU]
+    assert [type(layer) for layer in G.layers] == hidden * 4 + [nn.ConvTranspose2d, nn.Tanh]
+    convolutions = 100 * 1024 + 1024 * 512 + 512 * 256 + 256 * 128 + 128 * 1
+    assert count(G) == 16 * convolutions + 1 + 2 * (1024 + 512 + 256 + 128) == 12_654_337
+    D = ConvDiscriminator(width=128, image_shape=(1, 64, 64), norm="batch")
+    types = [type(layer) for layer in D.layers if not isinstance(layer, nn.Dropout)]
+    first, block = [nn.Conv2d, nn.LeakyReLU], [nn.Conv2d, nn.BatchNorm2d, nn.LeakyReLU]
+    assert types == [*first, *block * 3, nn.Conv2d]
+    convolutions = 1 * 128 + 128 * 256 + 256 * 512 + 512 * 1024 + 1024 * 1
+    assert count(D) == 16 * convolutions + 128 + 1 + 2 * (256 + 512 + 1024) == 11_032_193
+
+
+def test_dcgan_for_cifar10_has_3_channels_and_half_the_width():
+    """100 -> 512 x 4 x 4 -> 256 -> 128 -> 64 -> 3, and 3 -> 64 -> 128 -> 256 -> 512 -> 1."""
+    G = ConvGenerator(width=64, image_shape=(3, 64, 64), modes=0)
+    convolutions = 100 * 512 + 512 * 256 + 256 * 128 + 128 * 64 + 64 * 3
+    assert count(G) == 16 * convolutions + 3 + 2 * (512 + 256 + 128 + 64) == 3_576_707
+    D = ConvDiscriminator(width=64, image_shape=(3, 64, 64), norm="batch")
+    convolutions = 3 * 64 + 64 * 128 + 128 * 256 + 256 * 512 + 512 * 1
+    assert count(D) == 16 * convolutions + 64 + 1 + 2 * (128 + 256 + 512) == 2_765_633
+
+
+@pytest.mark.parametrize("side", [28, 32, 64, 128])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_dcgan_draws_and_sees_images_of_four_sides(side, channels):
+    shape = (channels, side, side)
+    G = ConvGenerator(latent_dim=12, width=2, image_shape=shape, classes=3)
+    images = G(torch.randn(5, 12), torch.arange(5) % 3)
+    assert images.shape == (5, *shape) and images.abs().max() <= 1
+    for norm in ("none", "batch"):
+        logits = ConvDiscriminator(width=2, norm=norm, image_shape=shape, classes=3)(
+            images, torch.arange(5) % 3
+        )
+        assert logits.shape == (5,)
+
+
+@pytest.mark.parametrize("shape", [(1, 30, 30), (1, 64, 32), (3, 8, 8)])
+def test_dcgan_says_which_sides_it_can_draw(shape):
+    for network in (ConvGenerator, ConvDiscriminator):
+        with pytest.raises(ValueError, match=r"side 28, 32, 64 or 128, not \d+ x \d+.*IMAGE_SIZE"):
+            network(image_shape=shape)
+
+
+def test_dcgan_starts_with_weights_of_a_spread_of_002_and_batchnorm_around_1():
+    torch.manual_seed(0)
+    networks = (
+        ConvGenerator(width=32),
+        ConvDiscriminator(width=32, norm="batch"),
+        ConvDiscriminator(width=32, spectral_norm=True),
+    )
+    for network in networks:
+        for name, weight in network.named_parameters():
+            if weight.ndim == 4 and weight.numel() > 5000:
+                assert abs(weight.std() - 0.02) < 0.001 and abs(weight.mean()) < 0.001, name
+            elif weight.ndim == 1 and "weight" in name:  # BatchNorm
+                assert 0.9 < weight.min() < weight.max() < 1.1
+
+
+def test_labels_enter_a_dcgan_as_one_hot_and_change_what_is_drawn_and_what_is_real():
+    torch.manual_seed(0)
+    G = ConvGenerator(latent_dim=7, modes=3, width=4, classes=10).eval()
+    D = ConvDiscriminator(width=4, classes=10)
+    z, labels = torch.randn(4, 7), torch.tensor([3, 3, 0, 9])
+    with torch.no_grad():
+        images = G(z, labels)
+        changed = G(z, torch.tensor([3, 4, 0, 9]))
+        assert torch.allclose(images[[0, 2, 3]], changed[[0, 2, 3]], atol=1e-6)
+        assert not torch.allclose(images[1], changed[1], atol=1e-4)
+        assert D(images, labels)[1] != D(images, torch.tensor([3, 4, 0, 9]))[1]
+
+
+def test_a_dcgan_draws_the_same_picture_alone_and_in_a_batch_of_64():
+    torch.manual_seed(0)
+    G = ConvGenerator(width=4)
+    for _ in range(5):
+        G(torch.randn(64, 100))  # gives BatchNorm statistics that are not the initial ones
+    G.eval()
+    z = torch.randn(64, 100)
+    with torch.no_grad():
+        together = G(z)
+        alone = torch.cat([G(each.unsqueeze(0)) for each in z])
+    assert torch.allclose(alone, together, atol=1e-5)
+
+
+def test_a_generator_without_norm_with_leaky_relu_and_a_sigmoid_has_these_layers():
+    G = Generator(hidden=(20, 30), norm="none", activation="leaky_relu", end="sigmoid")
+    linear, slope = [nn.Linear, nn.LeakyReLU], [m for m in G.layers if hasattr(m, "negative_slope")]
+    assert [type(layer) for layer in G.layers[:-2]] == linear * 2
+    assert [layer.negative_slope for layer in slope] == [0.2, 0.2]
+    x = torch.linspace(-9, 9, 99)
+    assert torch.allclose(G.layers[-1](x), torch.tanh(x / 2), atol=1e-6)
