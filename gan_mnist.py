@@ -119,6 +119,7 @@ KEEP_GENERATOR_EVERY = 0  # epochs from one kept generator_epoch_0010.pth to the
 KEEP_CHECKPOINTS = 3  # newest checkpoints to keep, about 30 MB each; 0 = all
 GRID_EVERY_STEPS = 0  # steps from one more grid, step_000100.png, to the next; 0 = none
 NUM_SAMPLES = 64  # number of images to draw, in each grid too
+TENSORBOARD = False  # write losses, FD and grids for TensorBoard, under runs/
 METRICS_EVERY = 2  # measure the Fréchet distance (FD) every 2 epochs and at the end; 0 = never
 
 # ── Presets ── Settings of known systems: they replace the constants, and flags replace both ──────
@@ -1419,6 +1420,41 @@ def save_curves(path, history, loss="bce"):
     save_whole(path, lambda file: figure.savefig(file, format="png", dpi=120))
 
 
+def tensorboard_writer(gan):
+    """Return a SummaryWriter into runs/<preset or data set>, or None without TENSORBOARD.
+
+    What a stopped run has written after its newest checkpoint is replaced. Raises ValueError if the
+    package is missing.
+    """
+    if not gan.config.tensorboard:
+        return None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError(
+            "TENSORBOARD needs a package that is missing: pip install tensorboard"
+        ) from error
+    name = gan.config.preset
+    if name == "none":
+        name = Path(gan.data["dataset"]).name
+    return SummaryWriter(Path("runs") / name, purge_step=gan.epoch + 1)
+
+
+def write_tensorboard(writer, gan):
+    """Write the last row of the history, the learning rates and the grids, at the step `epoch`."""
+    samples = Path(gan.config.samples_dir)
+    scalars = {name: value for name, value in gan.history[-1].items() if isinstance(value, float)}
+    scalars["learning_rate_g"] = gan.optimizer_g.param_groups[0]["lr"]
+    scalars["learning_rate_d"] = gan.optimizer_d.param_groups[0]["lr"]
+    for name, value in scalars.items():
+        writer.add_scalar(name, value, gan.epoch)
+    for name, picture in (("samples", f"epoch_{gan.epoch:04d}.png"), ("real", "real_samples.png")):
+        with Image.open(samples / picture) as grid:
+            pixels = np.array(grid.convert("RGB"))
+        writer.add_image(name, pixels, gan.epoch, dataformats="HWC")
+    writer.flush()
+
+
 # ── Run ── A complete training run: the data, the networks, the epochs and their files ────────────
 
 
@@ -1436,16 +1472,21 @@ def train_gan(**settings):
     if checkpoint:  # whose preset need not be given again
         config = make_config(**{"preset": preset_of(checkpoint), **settings})
     gan, loader, judge = prepare_run(config, checkpoint)
+    writer = tensorboard_writer(gan)
     torch.set_flush_denormal(True)  # Adam's averages of zero gradients would be slow
     try:
         while gan.epoch < config.epochs:
             run_epoch(gan, loader, judge)
+            if writer:
+                write_tensorboard(writer, gan)
         finish_run(gan)
     except BaseException:  # Ctrl-C is one
         print_stop(gan)
         raise
     finally:
         torch.set_flush_denormal(False)
+        if writer:
+            writer.close()
     return gan.G_ema, gan.history
 
 
@@ -2177,6 +2218,7 @@ SETTINGS = {
         "keep_checkpoints": (0, 2**31),
         "grid_every_steps": (0, 2**31),
         "num_samples": (1, 10**4),
+        "tensorboard": bool,
         "metrics_every": (0, 2**31),
     },
     "other commands": {  # their parameters that are not constants

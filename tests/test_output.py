@@ -1,10 +1,12 @@
 """Output: pictures and tables say what is in the numbers."""
 
 import csv
+import sys
 
 import numpy as np
 import pytest
 import torch
+from conftest import TINY_FLAGS, fails
 from PIL import Image
 
 import gan_mnist
@@ -98,3 +100,51 @@ def test_curves_are_a_picture_of_both_losses_and_of_the_distance(tmp_path):
     blue, orange, green = (31, 119, 180), (255, 127, 14), (44, 160, 44)
     assert height(steep, blue) > 300 and height(steep, orange) > 300
     assert height(steep, green) > 300 and not (flat == green).all(2).any()
+
+
+def read_events(folder):
+    """-> {name: [(step, value), ...]} of the scalars, {name: [(step, size), ...]} of the images."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0}).Reload()
+    scalars = {
+        name: [(event.step, event.value) for event in events.Scalars(name)]
+        for name in events.Tags()["scalars"]
+    }
+    images = {
+        name: [(event.step, event.width) for event in events.Images(name)]
+        for name in events.Tags()["images"]
+    }
+    return scalars, images
+
+
+def test_tensorboard_has_the_rows_of_the_history_and_the_grids_also_after_a_stop(
+    train, folder, monkeypatch
+):
+    def stop(gan):
+        raise KeyboardInterrupt
+
+    settings = {"tensorboard": True, "metrics_every": 2, "lr_decay_start": 1, "lr_decay_end": 3}
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(gan_mnist, "save_checkpoint", stop)
+        train(epochs=4, save_every=3, **settings)  # writes epochs 1 and 2, and no checkpoint
+    _, history = train(epochs=4, resume=True, **settings)
+    scalars, images = read_events(folder / "runs" / "mnist")
+    for column in ("d_loss", "g_loss", "d_accuracy", "images_per_second"):
+        expected = [(row["epoch"], pytest.approx(row[column], rel=1e-6)) for row in history]
+        assert scalars[column] == expected
+    measured = [row for row in history if row["fd"] is not None]
+    assert [step for step, _ in scalars["fd"]] == [row["epoch"] for row in measured] == [2, 4]
+    rates = [value for _, value in scalars["learning_rate_g"]]
+    assert rates == pytest.approx([1e-3, 5.1e-4, 2e-5, 2e-5])
+    assert images == {name: [(step, 92) for step in (1, 2, 3, 4)] for name in ("samples", "real")}
+
+
+def test_a_missing_tensorboard_is_one_line_before_the_training(folder, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    code, line = fails(capsys, *TINY_FLAGS, "--tensorboard")
+    assert (code, line) == (
+        2,
+        "error: TENSORBOARD needs a package that is missing: pip install tensorboard",
+    )
+    assert not list((folder / "generated_samples").glob("epoch_*"))
