@@ -914,8 +914,9 @@ class GAN:
             classes = 0
 
         torch.manual_seed(stream_seed(config.seed, STREAMS["weights"]))
-        self.G = make_generator(config, image_shape, classes).to(self.device)
-        self.D = make_discriminator(config, image_shape, classes).to(self.device)
+        place = {"device": self.device, "memory_format": torch.channels_last}  # for convolutions
+        self.G = make_generator(config, image_shape, classes).to(**place)
+        self.D = make_discriminator(config, image_shape, classes).to(**place)
         self.G_ema = copy.deepcopy(self.G).eval()
         self.optimizer_g = torch.optim.Adam(self.G.parameters(), fused=True)
         self.optimizer_d = torch.optim.Adam(self.D.parameters(), fused=True)
