@@ -60,6 +60,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
+from torch import distributed as dist
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 from tqdm import tqdm
@@ -92,7 +93,7 @@ CONDITIONAL = False  # show G and D the labels, so that G can be asked for a dig
 
 # training
 EPOCHS = 60  # passes over the images, which are repeated up to 60,000 if they are fewer
-BATCH_SIZE = 128  # real images in a step of D; classic 64
+BATCH_SIZE = 128  # real images in a step of D, of all processes together; classic 64
 LEARNING_RATE_G = 1e-3  # Adam's step size for G; classic 2e-4
 LEARNING_RATE_D = 5e-4  # Adam's step size for D; classic 2e-4
 LR_DECAY_START = 12  # the last epoch with the full learning rates; then both fall linearly
@@ -798,6 +799,28 @@ def stream_seed(seed, stream):
     return 2**31 + (seed * 1_000_003 + stream) % 2**31
 
 
+def process_rank():
+    """Return the number of this process and how many there are, as torchrun tells: 0, 1 without."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def wait_for_all():
+    """Wait until all processes of the run have come here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def average_over_processes(tensors):
+    """Replace tensors by their means over all processes, in one exchange."""
+    if not dist.is_initialized():
+        return
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        tensor.copy_(part.view_as(tensor))
+
+
 def choose_device(name, precision):
     """Return the torch.device and the dtype (torch.float32 or torch.bfloat16) of the training.
 
@@ -813,9 +836,12 @@ def choose_device(name, precision):
         name = available[0]
     if name not in available:
         raise ValueError(f"DEVICE is {name}, which PyTorch does not find here: use auto or cpu")
+    device = torch.device(name)
+    if name == "cuda":
+        device = torch.device(name, int(os.environ.get("LOCAL_RANK", 0)))  # a GPU a process
     if precision == "bf16" or (precision == "auto" and has_fast_bf16(name)):
-        return torch.device(name), torch.bfloat16
-    return torch.device(name), torch.float32
+        return device, torch.bfloat16
+    return device, torch.float32
 
 
 def has_fast_bf16(device_name):
@@ -841,6 +867,7 @@ def descend(loss, optimizer, grad_clip=0.0):
     parameters = optimizer.param_groups[0]["params"]
     optimizer.zero_grad()
     loss.backward(inputs=parameters)
+    average_over_processes([parameter.grad for parameter in parameters])
     if grad_clip:
         nn.utils.clip_grad_norm_(parameters, grad_clip)
     optimizer.step()
@@ -908,6 +935,7 @@ class GAN:
         self.epoch = 0
         self.steps = 0
         self.history = []  # one dict for each epoch, see COLUMNS
+        self.rank, self.world_size = process_rank()
         self.data = {}  # which images it is trained on, see describe_data
         self.device, self.dtype = choose_device(config.device, config.precision)
         if not config.conditional:
@@ -934,6 +962,10 @@ class GAN:
         """Return the context in which layers compute in bfloat16, if that is enabled."""
         bf16 = self.dtype == torch.bfloat16
         return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
+
+    def my_part(self, batch):
+        """Return the part of a batch that is for this process; all processes draw it alike."""
+        return batch.chunk(self.world_size)[self.rank]
 
     def augment(self, images):
         """Shift images at random, if that is enabled in this epoch."""
@@ -975,7 +1007,7 @@ class GAN:
         c = self.config
         for x, y in zip(real.chunk(c.d_steps), labels.chunk(c.d_steps), strict=True):
             # D: maximize log D(x) + log(1 - D(G(z))), with real and fake in one pass
-            z = torch.randn(len(x), c.latent_dim, device=self.device)
+            z = self.my_part(torch.randn(c.batch_size, c.latent_dim, device=self.device))
             with self.autocast():
                 fake = self.G(z, y)
                 images = self.augment(torch.cat([x, fake.detach()])).requires_grad_()
@@ -998,6 +1030,24 @@ class GAN:
         right = torch.cat([real_logits > 0, fake_logits <= 0])
         return torch.stack([d_loss, g_loss, right.float().mean()]).detach()
 
+    def my_batch(self, images, labels):
+        """Return this process's part of each of the D_STEPS batches from the loader, on its device.
+
+        All processes together see the same batches as one process alone would.
+        """
+        if self.world_size > 1:
+            parts = torch.arange(len(images)).chunk(self.config.d_steps)
+            mine = torch.cat([self.my_part(part) for part in parts])
+            images, labels = images[mine], labels[mine]
+        return images.to(self.device), labels.to(self.device)
+
+    def share_statistics(self):
+        """Give all processes the BatchNorm statistics of process 0."""
+        if dist.is_initialized():
+            for network in (self.G, self.D, self.G_ema):
+                for buffer in network.buffers():
+                    dist.broadcast(buffer, 0)
+
     def train_epoch(self, loader):
         """Train for one pass over the loader and return the epoch's row of the history.
 
@@ -1010,23 +1060,31 @@ class GAN:
         self.set_learning_rates()
         sums = torch.zeros(3, device=self.device)
         start = time.perf_counter()
-        with tqdm(loader, f"Epoch [{self.epoch}/{c.epochs}]", leave=False, disable=None) as bar:
+        with tqdm(
+            loader,
+            f"Epoch [{self.epoch}/{c.epochs}]",
+            leave=False,
+            disable=True if self.rank else None,  # None: on a terminal alone
+        ) as bar:
             for step, (images, labels) in enumerate(bar, 1):
-                real = to_float(images.to(self.device))
-                sums += self.train_step(real, labels.to(self.device))
-                if c.grid_every_steps and self.steps % c.grid_every_steps == 0:
+                images, labels = self.my_batch(images, labels)
+                sums += self.train_step(to_float(images), labels)
+                if c.grid_every_steps and self.steps % c.grid_every_steps == 0 and self.rank == 0:
                     draw_grid(self, f"step_{self.steps:06d}.png")
                 if step % REPORT_EVERY and step < len(loader):
                     continue
-                d_loss, g_loss, accuracy = (sums / step).tolist()
+                means = sums / step
+                average_over_processes([means])
+                d_loss, g_loss, accuracy = means.tolist()
                 seconds = time.perf_counter() - start
-                speed = step * len(images) / seconds
+                speed = step * len(images) * self.world_size / seconds
                 bar.set_postfix_str(f"d_loss {d_loss:.3f}, g_loss {g_loss:.3f}, {speed:,.0f}/s")
                 if not math.isfinite(d_loss + g_loss):
                     raise FloatingPointError(
                         f"a loss is not finite in epoch {self.epoch}: lower LEARNING_RATE_G and "
                         "LEARNING_RATE_D or set GRAD_CLIP; earlier files are intact"
                     )
+        self.share_statistics()
         if c.loss == "wgan_gp":  # whose logits have no threshold between real and fake
             accuracy = math.nan
         return {
@@ -1043,6 +1101,7 @@ class GAN:
         return {
             "config": self.config._asdict(),
             "data": self.data,
+            "world_size": self.world_size,
             "epoch": self.epoch,
             "steps": self.steps,
             "history": self.history,
@@ -1244,6 +1303,8 @@ def compare_settings(path, state, gan):
         if name in FIXED:
             raise ValueError(f"{path} was trained with {change}, now it is {now[name]}: {advice}")
         print(f"Changed since {path}: {change} -> {now[name]}")
+    if state["world_size"] != gan.world_size:
+        print(f"Changed since {path}: processes {state['world_size']} -> {gan.world_size}")
     old_data = state["data"]
     if any(old_data[key] != gan.data[key] for key in ("images", "checksum")):  # not the name
         raise ValueError(
@@ -1467,20 +1528,63 @@ def train_gan(**settings):
     written, FloatingPointError if a loss is not finite.
     """
     config = make_config(**settings)
+    with processes(config):
+        return run(config, settings)
+
+
+@contextlib.contextmanager
+def processes(config):
+    """Connect the processes of torchrun for the time of a run; only process 0 prints.
+
+    Raises ValueError if BATCH_SIZE cannot be divided among them.
+    """
+    rank, world_size = process_rank()
+    if world_size == 1:
+        yield
+        return
+    if config.batch_size % world_size:
+        raise ValueError(
+            f"BATCH_SIZE is {config.batch_size}: must be a multiple of the {world_size} processes"
+        )
+    device, _ = choose_device(config.device, config.precision)
+    backend = "gloo"
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        backend = "nccl"
+    dist.init_process_group(backend)
+    try:
+        with contextlib.ExitStack() as stack:
+            if rank > 0:
+                silence = stack.enter_context(open(os.devnull, "w"))
+                stack.enter_context(contextlib.redirect_stdout(silence))
+            print(
+                f"{world_size} processes, {config.batch_size // world_size} images each in a step"
+            )
+            yield
+    finally:
+        dist.destroy_process_group()
+
+
+def run(config, settings):
+    """Do what train_gan says, in this process."""
     checkpoint = None
     if config.resume:
         checkpoint = newest_checkpoint(config.checkpoint_dir)
     if checkpoint:  # whose preset need not be given again
         config = make_config(**{"preset": preset_of(checkpoint), **settings})
     gan, loader, judge = prepare_run(config, checkpoint)
-    writer = tensorboard_writer(gan)
+    writer = None
+    if gan.rank == 0:
+        writer = tensorboard_writer(gan)
     torch.set_flush_denormal(True)  # Adam's averages of zero gradients would be slow
     try:
         while gan.epoch < config.epochs:
-            run_epoch(gan, loader, judge)
-            if writer:
-                write_tensorboard(writer, gan)
-        finish_run(gan)
+            row = gan.train_epoch(loader)
+            if gan.rank == 0:
+                end_epoch(gan, row, judge, writer)
+        if gan.rank == 0:
+            finish_run(gan)
+        wait_for_all()
     except BaseException:  # Ctrl-C is one
         print_stop(gan)
         raise
@@ -1494,9 +1598,14 @@ def train_gan(**settings):
 def prepare_run(config, checkpoint=None):
     """Return the GAN, new or continued from a checkpoint, the DataLoader, and the judge or None."""
     check_folders(config)
+    rank, _ = process_rank()
+    if rank > 0:
+        wait_for_all()  # for process 0, which may have to download the data
     images, labels, dataset = load_dataset(
         config.dataset, config.data_dir, image_size=config.image_size
     )
+    if rank == 0:
+        wait_for_all()
     classes = int(labels.max()) + 1
     if config.conditional and classes == 1:
         raise ValueError(f"CONDITIONAL needs labels: give each class of {dataset} a sub-folder")
@@ -1512,15 +1621,17 @@ def prepare_run(config, checkpoint=None):
     checksum = f"{zlib.crc32(images.numpy()):08x}"
     gan.data = {"dataset": dataset, "images": len(images), "checksum": checksum}
     gan.G_ema.about = {**gan.data, "epochs": 0, "fd": None}
-    judge = choose_judge(config, dataset)
-
-    make_folder("samples_dir", config.samples_dir)
-    make_folder("checkpoint_dir", config.checkpoint_dir)
     if checkpoint:
         resume(gan, checkpoint)
-    else:
-        clear_folders(config)
-    save_real_samples(images, config)
+    judge = None
+    if rank == 0:
+        judge = choose_judge(config, dataset)
+        make_folder("samples_dir", config.samples_dir)
+        make_folder("checkpoint_dir", config.checkpoint_dir)
+        if not checkpoint:
+            clear_folders(config)
+        save_real_samples(images, config)
+    wait_for_all()
     print(f"Training on {describe_data(gan.data)}; {gan.device.type}, {gan.dtype}")
     if shift:
         print(f"Images are shifted by up to a pixel from epoch {FIRST_SHIFTED_EPOCH} on")
@@ -1569,10 +1680,9 @@ def make_folder(setting, folder):
         )
 
 
-def run_epoch(gan, loader, judge):
-    """Train for one epoch, measure what G draws and write the files of the epoch."""
+def end_epoch(gan, row, judge, writer):
+    """Measure what G draws, complete the row of the history and write the files of the epoch."""
     config = gan.config
-    row = gan.train_epoch(loader)
     last = gan.epoch == config.epochs
     if judge is not None and (last or gan.epoch % config.metrics_every == 0):
         seed = stream_seed(config.seed, STREAMS["measurement"])
@@ -1592,6 +1702,8 @@ def run_epoch(gan, loader, judge):
         save_generator(gan, f"generator_epoch_{gan.epoch:04d}.pth")
     if last or gan.epoch % config.save_every == 0:
         save_checkpoint(gan)
+    if writer:
+        write_tensorboard(writer, gan)
 
 
 def draw_grid(gan, name):
@@ -2432,22 +2544,36 @@ def main(arguments=None):
     if arguments is None:
         arguments = sys.argv[1:]
     prepare_streams()
+    rank, _ = process_rank()
     try:
         run_command(arguments)
         return 0
     except KeyboardInterrupt:
         code, message = 130, "Stopped by Ctrl-C"
+        if rank > 0:
+            return code
     except (ValueError, FileNotFoundError) as error:
         code, message = 2, f"error: {error}"
     except (OSError, FloatingPointError) as error:
         code, message = 1, f"error: {error}"
     except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
         code = 1
         message = f"error: out of memory: lower BATCH_SIZE, G_HIDDEN or D_HIDDEN ({error})"
+        if not is_out_of_memory(error):
+            if not is_lost_connection(error):
+                raise
+            message = "error: another process of the run has ended; --resume continues"
+    if rank > 0:
+        time.sleep(3)  # if process 0 fails too, torchrun ends this one before it says the same
     print(message, file=sys.stderr)
     return code
+
+
+def is_lost_connection(error):
+    """Return whether an error is for another process of the run that does not answer."""
+    _, world_size = process_rank()
+    text = str(error).lower()
+    return world_size > 1 and ("connection" in text or "gloo" in text or "nccl" in text)
 
 
 def is_out_of_memory(error):

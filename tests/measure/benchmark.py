@@ -77,7 +77,7 @@ def customary_steps(images, labels, batch_size, config):
 
 def our_steps(images, labels, batch_size, config, precision):
     """Train as gan_mnist.py does, one step for each next()."""
-    config = config._replace(precision=precision)
+    config = config._replace(precision=precision, batch_size=batch_size)
     gan = gan_mnist.GAN(config, images.shape[1:])
     loader = gan_mnist.make_loader(images, labels, batch_size)
     for real, classes in itertools.chain.from_iterable(itertools.repeat(loader)):
