@@ -1023,9 +1023,8 @@ class GAN:
         descend(g_loss, self.optimizer_g, c.grad_clip)
 
         self.steps += 1
-        decay = min(
-            c.ema_decay, (1 + self.steps) / (10 + self.steps)
-        )  # a short average while G changes fast
+        # a short average at first, while G changes fast
+        decay = min(c.ema_decay, (1 + self.steps) / (10 + self.steps))
         update_ema(self.G_ema, self.G, decay)
         right = torch.cat([real_logits > 0, fake_logits <= 0])
         return torch.stack([d_loss, g_loss, right.float().mean()]).detach()
@@ -1060,31 +1059,37 @@ class GAN:
         self.set_learning_rates()
         sums = torch.zeros(3, device=self.device)
         start = time.perf_counter()
-        with tqdm(
-            loader,
-            f"Epoch [{self.epoch}/{c.epochs}]",
-            leave=False,
-            disable=True if self.rank else None,  # None: on a terminal alone
-        ) as bar:
+        hidden = True if self.rank else None  # None: hidden unless on a terminal
+        title = f"Epoch [{self.epoch}/{c.epochs}]"
+        with tqdm(loader, title, leave=False, disable=hidden) as bar:
             for step, (images, labels) in enumerate(bar, 1):
                 images, labels = self.my_batch(images, labels)
                 sums += self.train_step(to_float(images), labels)
-                if c.grid_every_steps and self.steps % c.grid_every_steps == 0 and self.rank == 0:
-                    draw_grid(self, f"step_{self.steps:06d}.png")
-                if step % REPORT_EVERY and step < len(loader):
-                    continue
-                means = sums / step
-                average_over_processes([means])
-                d_loss, g_loss, accuracy = means.tolist()
-                seconds = time.perf_counter() - start
-                speed = step * len(images) * self.world_size / seconds
-                bar.set_postfix_str(f"d_loss {d_loss:.3f}, g_loss {g_loss:.3f}, {speed:,.0f}/s")
-                if not math.isfinite(d_loss + g_loss):
-                    raise FloatingPointError(
-                        f"a loss is not finite in epoch {self.epoch}: lower LEARNING_RATE_G and "
-                        "LEARNING_RATE_D or set GRAD_CLIP; earlier files are intact"
+                if step % REPORT_EVERY == 0 or step == len(loader):
+                    row = self.epoch_row(sums, step, time.perf_counter() - start)
+                    bar.set_postfix_str(
+                        f"d_loss {row['d_loss']:.3f}, g_loss {row['g_loss']:.3f}, "
+                        f"{row['images_per_second']:,.0f}/s"
                     )
+                if self.rank == 0 and c.grid_every_steps and self.steps % c.grid_every_steps == 0:
+                    draw_grid(self, f"step_{self.steps:06d}.png")
         self.share_statistics()
+        return row
+
+    def epoch_row(self, sums, steps, seconds):
+        """Return the row of the history for an epoch so far: sums (3,) of what train_step returns.
+
+        Raises FloatingPointError if a loss is not finite.
+        """
+        c = self.config
+        means = sums / steps
+        average_over_processes([means])
+        d_loss, g_loss, accuracy = means.tolist()
+        if not math.isfinite(d_loss + g_loss):
+            raise FloatingPointError(
+                f"a loss is not finite in epoch {self.epoch}: lower LEARNING_RATE_G and "
+                "LEARNING_RATE_D or set GRAD_CLIP; earlier files are intact"
+            )
         if c.loss == "wgan_gp":  # whose logits have no threshold between real and fake
             accuracy = math.nan
         return {
@@ -1093,7 +1098,7 @@ class GAN:
             "g_loss": g_loss,
             "d_accuracy": accuracy,
             "seconds": seconds,
-            "images_per_second": speed,
+            "images_per_second": steps * c.batch_size * c.d_steps / seconds,
         }
 
     def state_dict(self):
@@ -1534,18 +1539,11 @@ def train_gan(**settings):
 
 @contextlib.contextmanager
 def processes(config):
-    """Connect the processes of torchrun for the time of a run; only process 0 prints.
-
-    Raises ValueError if BATCH_SIZE cannot be divided among them.
-    """
+    """Connect the processes that torchrun has started, for the time of a run; one prints."""
     rank, world_size = process_rank()
     if world_size == 1:
         yield
         return
-    if config.batch_size % world_size:
-        raise ValueError(
-            f"BATCH_SIZE is {config.batch_size}: must be a multiple of the {world_size} processes"
-        )
     device, _ = choose_device(config.device, config.precision)
     backend = "gloo"
     if device.type == "cuda":
@@ -1557,9 +1555,6 @@ def processes(config):
             if rank > 0:
                 silence = stack.enter_context(open(os.devnull, "w"))
                 stack.enter_context(contextlib.redirect_stdout(silence))
-            print(
-                f"{world_size} processes, {config.batch_size // world_size} images each in a step"
-            )
             yield
     finally:
         dist.destroy_process_group()
@@ -1597,15 +1592,13 @@ def run(config, settings):
 
 def prepare_run(config, checkpoint=None):
     """Return the GAN, new or continued from a checkpoint, the DataLoader, and the judge or None."""
+    rank, world_size = process_rank()
+    if config.batch_size % world_size:
+        raise ValueError(
+            f"BATCH_SIZE is {config.batch_size}: must be a multiple of the {world_size} processes"
+        )
     check_folders(config)
-    rank, _ = process_rank()
-    if rank > 0:
-        wait_for_all()  # for process 0, which may have to download the data
-    images, labels, dataset = load_dataset(
-        config.dataset, config.data_dir, image_size=config.image_size
-    )
-    if rank == 0:
-        wait_for_all()
+    images, labels, dataset = load_in_turn(config)
     classes = int(labels.max()) + 1
     if config.conditional and classes == 1:
         raise ValueError(f"CONDITIONAL needs labels: give each class of {dataset} a sub-folder")
@@ -1633,9 +1626,22 @@ def prepare_run(config, checkpoint=None):
         save_real_samples(images, config)
     wait_for_all()
     print(f"Training on {describe_data(gan.data)}; {gan.device.type}, {gan.dtype}")
+    if world_size > 1:
+        print(f"{world_size} processes, {config.batch_size // world_size} images each in a step")
     if shift:
         print(f"Images are shifted by up to a pixel from epoch {FIRST_SHIFTED_EPOCH} on")
     return gan, loader, judge
+
+
+def load_in_turn(config):
+    """Return what load_dataset does, process 0 before the others: it may have to download."""
+    rank, _ = process_rank()
+    if rank > 0:
+        wait_for_all()
+    loaded = load_dataset(config.dataset, config.data_dir, image_size=config.image_size)
+    if rank == 0:
+        wait_for_all()
+    return loaded
 
 
 def save_real_samples(images, config):
