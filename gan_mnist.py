@@ -117,7 +117,7 @@ SAMPLES_DIR = "generated_samples"  # folder of the pictures
 CHECKPOINT_DIR = "checkpoints"  # folder of the checkpoints and the trained generator
 SAVE_EVERY = 1  # epochs from one checkpoint to the next; the last epoch always gets one
 KEEP_GENERATOR_EVERY = 0  # epochs from one kept generator_epoch_0010.pth to the next; 0 = none
-KEEP_CHECKPOINTS = 3  # newest checkpoints to keep, about 30 MB each; 0 = all
+KEEP_CHECKPOINTS = 3  # newest checkpoints to keep, 30 MB each (dcgan_mnist 335 MB); 0 = all
 GRID_EVERY_STEPS = 0  # steps from one more grid, step_000100.png, to the next; 0 = none
 NUM_SAMPLES = 64  # number of images to draw, in each grid too
 TENSORBOARD = False  # write losses, FD and grids for TensorBoard, under runs/
@@ -125,7 +125,7 @@ METRICS_EVERY = 2  # measure the Fréchet distance (FD) every 2 epochs and at th
 
 # ── Presets ── Settings of known systems: they replace the constants, and flags replace both ──────
 
-COMMON = {  # to most GANs between 2014 and 2018, and not to the defaults
+COMMON = {  # shared by most GANs of 2014 to 2018, but not by the defaults
     "modes": 0,
     "beta1": 0.5,
     "learning_rate_g": 2e-4,
@@ -158,7 +158,7 @@ PRESETS = {
         "epochs": 50,
         "keep_generator_every": 10,
     },
-    "blocks": {  # with the mean of D's two losses, not the sum; for Adam there is no difference
+    "blocks": {  # the original halves D's loss; Adam's steps do not depend on that
         "about": "blocks of Linear, BatchNorm and ReLU, a sigmoid at the end",
         **COMMON,
         "g_hidden": (128, 256, 512, 1024),
@@ -188,7 +188,7 @@ PRESETS = {
         "grid_every_steps": 100,
     },
     "conditional": {
-        "about": "the defaults, asked for a digit (Mirza & Osindero 2014)",
+        "about": "the defaults with labels: G can be asked for a digit (Mirza & Osindero 2014)",
         "conditional": True,
     },
     "hinge": {
@@ -473,9 +473,11 @@ class BaseGenerator(nn.Module):
         z = sample_z(num_samples, self.latent_dim, seed).to(weight)  # its device and its dtype
         if labels is None:
             labels = torch.arange(num_samples) % max(1, self.classes)
+        labels = labels.to(weight.device)
         was_training = self.training
         self.eval()
-        images = self(z, labels.to(weight.device))
+        parts = zip(z.split(500), labels.split(500), strict=True)  # for less memory
+        images = torch.cat([self(*part) for part in parts])
         self.train(was_training)
         return images
 
@@ -656,14 +658,16 @@ class ConvDiscriminator(nn.Module):
         for n_in, n_out in pairwise([image_shape[0] + classes, *channels]):
             first = len(layers) == 0
             has_norm = norm == "batch" and not first
-            convolution = nn.Conv2d(n_in, n_out, 4, 2, padding=1, bias=not has_norm)
-            layers.append(normalize(convolution, spectral_norm))
+            layers.append(nn.Conv2d(n_in, n_out, 4, 2, padding=1, bias=not has_norm))
             if has_norm:
                 layers.append(nn.BatchNorm2d(n_out))
             layers += [nn.LeakyReLU(0.2), nn.Dropout(dropout)]
-        layers.append(normalize(nn.Conv2d(channels[-1], 1, side), spectral_norm))
+        layers.append(nn.Conv2d(channels[-1], 1, side))
         self.layers = nn.Sequential(*layers)
         self.apply(init_dcgan)
+        for layer in self.layers:
+            if isinstance(layer, nn.Conv2d):
+                normalize(layer, spectral_norm)
 
     def forward(self, images, labels=None):
         x = images
@@ -700,10 +704,7 @@ def conv_sizes(image_shape, width):
 def init_dcgan(layer):
     """Initialize a layer as Radford et al. 2016 do: N(0, 0.02), BatchNorm's weight N(1, 0.02)."""
     if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
-        weight = layer.weight
-        if nn.utils.parametrize.is_parametrized(layer):
-            weight = layer.parametrizations.weight.original
-        nn.init.normal_(weight, 0.0, 0.02)
+        nn.init.normal_(layer.weight, 0.0, 0.02)
     elif isinstance(layer, nn.BatchNorm2d):
         nn.init.normal_(layer.weight, 1.0, 0.02)
 
@@ -800,7 +801,7 @@ def stream_seed(seed, stream):
 
 
 def process_rank():
-    """Return the number of this process and how many there are, as torchrun tells: 0, 1 without."""
+    """Return this process's rank and the number of processes, as torchrun sets them, else 0, 1."""
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
@@ -837,8 +838,11 @@ def choose_device(name, precision):
     if name not in available:
         raise ValueError(f"DEVICE is {name}, which PyTorch does not find here: use auto or cpu")
     device = torch.device(name)
-    if name == "cuda":
-        device = torch.device(name, int(os.environ.get("LOCAL_RANK", 0)))  # a GPU a process
+    if name == "cuda":  # one GPU for each process
+        number = int(os.environ.get("LOCAL_RANK", 0))
+        if number >= torch.cuda.device_count():
+            raise ValueError(f"process {number} has no GPU: start fewer, or set DEVICE to cpu")
+        device = torch.device(name, number)
     if precision == "bf16" or (precision == "auto" and has_fast_bf16(name)):
         return device, torch.bfloat16
     return device, torch.float32
@@ -964,7 +968,7 @@ class GAN:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
 
     def my_part(self, batch):
-        """Return the part of a batch that is for this process; all processes draw it alike."""
+        """Return this process's part of a batch; all processes have drawn the same batch."""
         return batch.chunk(self.world_size)[self.rank]
 
     def augment(self, images):
@@ -1046,6 +1050,25 @@ class GAN:
             for network in (self.G, self.D, self.G_ema):
                 for buffer in network.buffers():
                     dist.broadcast(buffer, 0)
+
+    def check_processes(self):
+        """Give all processes the weights of process 0, which other hardware may round differently.
+
+        Raises ValueError if they do not have the same data and the same checkpoint.
+        """
+        if not dist.is_initialized():
+            return
+        states = [None] * self.world_size
+        dist.all_gather_object(states, (self.data["images"], self.data["checksum"], self.epoch))
+        if len(set(states)) > 1:
+            raise ValueError(
+                "the processes differ in their data or checkpoints: each machine needs those of "
+                f"process 0 (images, checksum, epoch: {states})"
+            )
+        for network in (self.G, self.D, self.G_ema):
+            for weight in network.parameters():
+                dist.broadcast(weight.data, 0)
+        self.share_statistics()
 
     def train_epoch(self, loader):
         """Train for one pass over the loader and return the epoch's row of the history.
@@ -1348,11 +1371,10 @@ def clear_folders(config):
     starts_again = config.resume and history.exists()
     earlier = [*epoch_files(checkpoints, ".pth"), *checkpoints.glob("generator_final.pth")]
     if not starts_again:
-        earlier += [*epoch_files(samples, ".png"), *samples.glob("step_*.png")]
-        earlier += [
-            *checkpoints.glob("generator_best.pth"),
-            *checkpoints.glob("generator_epoch_*.pth"),
-        ]
+        earlier += checkpoints.glob("generator_epoch_[0-9]*.pth")
+        earlier += checkpoints.glob("generator_best.pth")
+        earlier += samples.glob("step_[0-9]*.png")
+        earlier += epoch_files(samples, ".png")
     if earlier and not config.overwrite:
         raise ValueError(
             f"{earlier[-1]} is there from an earlier run: continue it with --resume if it has a "
@@ -1403,7 +1425,7 @@ def print_epoch(row, epochs):
     if row["d_accuracy"] > D_WINS:
         print(
             f"WARNING: D is right in {row['d_accuracy']:.1%} of cases, and G learns little from "
-            "such a D: lower LEARNING_RATE_D, raise DROPOUT or make D_HIDDEN smaller",
+            "such a D: lower LEARNING_RATE_D, raise DROPOUT or make D smaller",
             flush=True,
         )
 
@@ -1487,36 +1509,37 @@ def save_curves(path, history, loss="bce"):
     save_whole(path, lambda file: figure.savefig(file, format="png", dpi=120))
 
 
-def tensorboard_writer(gan):
-    """Return a SummaryWriter into runs/<preset or data set>, or None without TENSORBOARD.
-
-    What a stopped run has written after its newest checkpoint is replaced. Raises ValueError if the
-    package is missing.
-    """
-    if not gan.config.tensorboard:
-        return None
+def tensorboard_writer_class():
+    """Return TensorBoard's SummaryWriter. Raises ValueError if the package is missing."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ValueError(
             "TENSORBOARD needs a package that is missing: pip install tensorboard"
         ) from error
-    name = gan.config.preset
-    if name == "none":
-        name = Path(gan.data["dataset"]).name
-    return SummaryWriter(Path("runs") / name, purge_step=gan.epoch + 1)
+    return SummaryWriter
+
+
+def tensorboard_folder(config):
+    """Return the folder of a run's events: runs/<preset, if any>_<name of CHECKPOINT_DIR>."""
+    name = Path(config.checkpoint_dir).resolve().name
+    if config.preset != "none":
+        name = f"{config.preset}_{name}"
+    return Path("runs") / name
 
 
 def write_tensorboard(writer, gan):
     """Write the last row of the history, the learning rates and the grids, at the step `epoch`."""
-    samples = Path(gan.config.samples_dir)
     scalars = {name: value for name, value in gan.history[-1].items() if isinstance(value, float)}
     scalars["learning_rate_g"] = gan.optimizer_g.param_groups[0]["lr"]
     scalars["learning_rate_d"] = gan.optimizer_d.param_groups[0]["lr"]
     for name, value in scalars.items():
         writer.add_scalar(name, value, gan.epoch)
-    for name, picture in (("samples", f"epoch_{gan.epoch:04d}.png"), ("real", "real_samples.png")):
-        with Image.open(samples / picture) as grid:
+    pictures = {"samples": f"epoch_{gan.epoch:04d}.png"}
+    if gan.epoch == 1:
+        pictures["real"] = "real_samples.png"
+    for name, picture in pictures.items():
+        with Image.open(Path(gan.config.samples_dir) / picture) as grid:
             pixels = np.array(grid.convert("RGB"))
         writer.add_image(name, pixels, gan.epoch, dataformats="HWC")
     writer.flush()
@@ -1530,7 +1553,7 @@ def train_gan(**settings):
 
     train_gan(epochs=5): settings are named like the constants. Raises ValueError for a wrong
     setting or a damaged file, FileNotFoundError for missing data, OSError if a file cannot be
-    written, FloatingPointError if a loss is not finite.
+    written, FloatingPointError if a loss is not finite. Under torchrun process 0 has the history.
     """
     config = make_config(**settings)
     with processes(config):
@@ -1539,13 +1562,15 @@ def train_gan(**settings):
 
 @contextlib.contextmanager
 def processes(config):
-    """Connect the processes that torchrun has started, for the time of a run; one prints."""
+    """Connect the processes of torchrun for the duration of a run; only process 0 prints."""
     rank, world_size = process_rank()
     if world_size == 1:
         yield
         return
     device, _ = choose_device(config.device, config.precision)
     backend = "gloo"
+    if device.type == "mps":
+        raise ValueError("DEVICE is mps, which is for one process: set it to cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
         backend = "nccl"
@@ -1562,6 +1587,8 @@ def processes(config):
 
 def run(config, settings):
     """Do what train_gan says, in this process."""
+    if config.tensorboard:
+        SummaryWriter = tensorboard_writer_class()  # before anything is done
     checkpoint = None
     if config.resume:
         checkpoint = newest_checkpoint(config.checkpoint_dir)
@@ -1569,8 +1596,8 @@ def run(config, settings):
         config = make_config(**{"preset": preset_of(checkpoint), **settings})
     gan, loader, judge = prepare_run(config, checkpoint)
     writer = None
-    if gan.rank == 0:
-        writer = tensorboard_writer(gan)
+    if config.tensorboard and gan.rank == 0:  # what a stopped run wrote later is replaced
+        writer = SummaryWriter(tensorboard_folder(config), purge_step=gan.epoch + 1)
     torch.set_flush_denormal(True)  # Adam's averages of zero gradients would be slow
     try:
         while gan.epoch < config.epochs:
@@ -1593,9 +1620,10 @@ def run(config, settings):
 def prepare_run(config, checkpoint=None):
     """Return the GAN, new or continued from a checkpoint, the DataLoader, and the judge or None."""
     rank, world_size = process_rank()
-    if config.batch_size % world_size:
+    if config.batch_size % world_size or config.batch_size < 2 * world_size:
         raise ValueError(
-            f"BATCH_SIZE is {config.batch_size}: must be a multiple of the {world_size} processes"
+            f"BATCH_SIZE is {config.batch_size}: must be a multiple of the {world_size} processes, "
+            "with at least 2 images for each"
         )
     check_folders(config)
     images, labels, dataset = load_in_turn(config)
@@ -1624,7 +1652,7 @@ def prepare_run(config, checkpoint=None):
         if not checkpoint:
             clear_folders(config)
         save_real_samples(images, config)
-    wait_for_all()
+    gan.check_processes()
     print(f"Training on {describe_data(gan.data)}; {gan.device.type}, {gan.dtype}")
     if world_size > 1:
         print(f"{world_size} processes, {config.batch_size // world_size} images each in a step")
@@ -1706,10 +1734,10 @@ def end_epoch(gan, row, judge, writer):
     draw_grid(gan, f"epoch_{gan.epoch:04d}.png")
     if config.keep_generator_every and gan.epoch % config.keep_generator_every == 0:
         save_generator(gan, f"generator_epoch_{gan.epoch:04d}.pth")
-    if last or gan.epoch % config.save_every == 0:
-        save_checkpoint(gan)
     if writer:
         write_tensorboard(writer, gan)
+    if last or gan.epoch % config.save_every == 0:
+        save_checkpoint(gan)
 
 
 def draw_grid(gan, name):
@@ -1735,7 +1763,8 @@ def finish_run(gan):
 
 def print_stop(gan):
     """Print where a run that ends early can be continued."""
-    advice = "there is no checkpoint yet, --resume starts again"
+    preset = gan.config.preset
+    advice = f"there is no checkpoint yet, --resume --preset {preset} starts again"
     paths = epoch_files(gan.config.checkpoint_dir, ".pth")
     if paths:
         advice = f"--resume continues from {paths[-1]}"
@@ -1829,7 +1858,9 @@ def fit_judge(images, labels, epochs, seed=0, shift=2):
             if shift:
                 real = random_shift(real, shift)
             _, logits = judge(real)
-            descend(F.cross_entropy(logits, classes), optimizer)
+            optimizer.zero_grad()
+            F.cross_entropy(logits, classes).backward()
+            optimizer.step()
             schedule.step()
     return judge.eval()
 
@@ -2192,7 +2223,7 @@ def print_metrics(about, metrics):
 def demo(model_path="", samples_dir=SAMPLES_DIR, checkpoint_dir=CHECKPOINT_DIR):
     """Write a web page that runs a generator in the browser and needs nothing else.
 
-    Weights are float16, see export_layers. Raises
+    Weights are float16. Raises
     FileNotFoundError if there is no generator, ValueError if its file is damaged, OSError if the
     page cannot be written.
     """
@@ -2234,9 +2265,9 @@ def demo(model_path="", samples_dir=SAMPLES_DIR, checkpoint_dir=CHECKPOINT_DIR):
 def export_layers(G):
     """Return the layers of a generator as the page takes them: a list of shapes, and all weights.
 
-    BatchNorm is folded into the layer before it. A layer from 1 x 1 is linear, with "outputs"; the
-    other convolutions have "channels" and the "side" of their output. The weights are a flat
-    tensor: for each layer its weights, input by input, then its biases.
+    BatchNorm is folded into the layer before it. A layer whose input is 1 x 1 is linear, with
+    "outputs"; other convolutions have "channels" and the "side" of their output. The weights are a
+    flat tensor: for each layer its weights, input by input, then its biases.
     """
     folded = []
     for layer in copy.deepcopy(G.layers):
@@ -2425,18 +2456,20 @@ def make_config(**settings):
             raise ValueError(f"there is no setting {name}, but there are {names}")
     values = {name: globals()[name.upper()] for name in Config._fields}
     preset = check("preset", settings.get("preset", PRESET))
-    if preset != "none":
-        values.update({name: PRESETS[preset][name] for name in PRESETS[preset] if name != "about"})
+    values.update(PRESETS.get(preset, {}))
+    values.pop("about", None)
     values.update(settings)
     config = Config(**{name: check(name, value) for name, value in values.items()})
     if config.resume and config.overwrite:
         raise ValueError("RESUME and OVERWRITE exclude each other: continue a run or delete it")
-    mixes = config.d_arch == "dcgan" and config.d_norm == "batch"  # images of a batch in its logits
-    if mixes and (config.gradient_penalty or config.loss == "wgan_gp"):
-        raise ValueError(
-            "D_NORM is batch: this needs GRADIENT_PENALTY 0 and no wgan_gp, as BatchNorm makes the "
-            "gradient of an image depend on the others"
-        )
+    if config.d_norm == "batch":  # then each logit depends on the whole batch
+        if config.d_arch != "dcgan":
+            raise ValueError("D_NORM is batch, which is for D_ARCH dcgan: set it to none")
+        if config.gradient_penalty or config.loss == "wgan_gp":
+            raise ValueError(
+                "D_NORM is batch: this needs GRADIENT_PENALTY 0 and no wgan_gp, as BatchNorm makes "
+                "the gradient of an image depend on the others"
+            )
     return config
 
 
@@ -2555,31 +2588,37 @@ def main(arguments=None):
         run_command(arguments)
         return 0
     except KeyboardInterrupt:
-        code, message = 130, "Stopped by Ctrl-C"
-        if rank > 0:
-            return code
-    except (ValueError, FileNotFoundError) as error:
-        code, message = 2, f"error: {error}"
-    except (OSError, FloatingPointError) as error:
-        code, message = 1, f"error: {error}"
-    except (MemoryError, RuntimeError) as error:
-        code = 1
-        message = f"error: out of memory: lower BATCH_SIZE, G_HIDDEN or D_HIDDEN ({error})"
-        if not is_out_of_memory(error):
-            if not is_lost_connection(error):
-                raise
-            message = "error: another process of the run has ended; --resume continues"
-    if rank > 0:
-        time.sleep(3)  # if process 0 fails too, torchrun ends this one before it says the same
-    print(message, file=sys.stderr)
+        if rank == 0:
+            print("Stopped by Ctrl-C", file=sys.stderr)
+        return 130
+    except Exception as error:
+        code, message = explain(error)
+        if code is None:
+            raise
+    if message == LOST:
+        time.sleep(8)  # torchrun ends this process before it prints, if another tells the reason
+    elif rank > 0:
+        time.sleep(3)  # likewise if process 0 says the same
+    print(f"error: {message}", file=sys.stderr)
     return code
 
 
-def is_lost_connection(error):
-    """Return whether an error is for another process of the run that does not answer."""
+LOST = "another process of the run has ended, or cannot be reached"
+
+
+def explain(error):
+    """Return the exit code and the line for an error; None, None if it is a fault of the script."""
     _, world_size = process_rank()
     text = str(error).lower()
-    return world_size > 1 and ("connection" in text or "gloo" in text or "nccl" in text)
+    if isinstance(error, (ValueError, FileNotFoundError)):
+        return 2, str(error)
+    if isinstance(error, (OSError, FloatingPointError)):
+        return 1, str(error)
+    if isinstance(error, (MemoryError, RuntimeError)) and is_out_of_memory(error):
+        return 1, f"out of memory: lower BATCH_SIZE, G_HIDDEN, D_HIDDEN or WIDTH ({error})"
+    if world_size > 1 and any(word in text for word in ("connection", "gloo", "nccl")):
+        return 1, LOST
+    return None, None
 
 
 def is_out_of_memory(error):

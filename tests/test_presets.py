@@ -171,7 +171,8 @@ def test_batchnorm_in_d_is_refused_with_a_penalty_on_gradients_of_single_images(
         with pytest.raises(ValueError, match="D_NORM is batch: this needs GRADIENT_PENALTY 0"):
             gan_mnist.make_config(**dcgan, **more)
     gan_mnist.make_config(**dcgan, gradient_penalty=0)
-    gan_mnist.make_config(d_norm="batch")  # of an mlp, which has none
+    with pytest.raises(ValueError, match="D_NORM is batch, which is for D_ARCH dcgan"):
+        gan_mnist.make_config(d_norm="batch")
 
 
 def test_a_d_with_batchnorm_sees_real_and_fake_in_batches_of_their_own(digits):

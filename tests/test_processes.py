@@ -1,6 +1,7 @@
 """Several processes: together they train what one process trains, and end together."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,9 +41,9 @@ sys.exit(gan_mnist.main())
 PLAIN = ["--g_norm", "none", "--precision", "fp32"]  # no BatchNorm, which sees one part of a batch
 
 
-def start_all(folder, *flags, count=2):
+def start_all(folder, *flags, count=2, worker=WORKER):
     """Start the script by torchrun, in `count` processes that talk by gloo."""
-    (folder / "worker.py").write_text(WORKER)
+    (folder / "worker.py").write_text(worker)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc_per_node={count}", "worker.py", *TINY_FLAGS, *flags]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -106,6 +107,7 @@ def test_two_processes_resume_bit_for_bit_and_one_goes_on_from_them(train, folde
 def test_a_wrong_setting_is_one_line_for_all_processes(folder):
     for flags, words in (
         (["--batch_size", "101"], "must be a multiple of the 2 processes"),
+        (["--batch_size", "2"], "with at least 2 images for each"),
         (["--epochs", "0"], "EPOCHS (--epochs) is '0'"),
     ):
         process = start_all(folder, *flags)
@@ -145,3 +147,35 @@ def test_ctrl_c_ends_all_processes_with_one_line(folder):
     assert process.returncode != 0
     assert err.count("Stopped by Ctrl-C") == 1
     assert out.count("--resume continues from stopped/checkpoints/epoch_") == 1
+
+
+def test_a_set_without_a_judge_is_no_deadlock(folder):
+    (folder / "digits/MNIST").rename(folder / "digits/KMNIST")
+    out = run_all(folder, "--dataset", "kmnist", "--metrics_every", "1", "--epochs", "1")
+    assert "| FD " in out
+
+
+def test_processes_with_other_data_or_without_the_checkpoint_are_told_apart(folder):
+    worker = WORKER.replace(
+        "sys.exit", "if rank == '1': sys.argv += ['--data_dir', 'others']\nsys.exit"
+    )
+    shutil.copytree(folder / "digits", folder / "others")
+    path = folder / "others/MNIST/raw/train-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:-1] + b"\7")
+    process = start_all(folder, worker=worker)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode != 0
+    (line,) = errors(err)
+    assert "the processes differ in their data or checkpoints" in line
+
+
+def test_an_error_of_one_process_alone_is_the_one_that_is_told(folder):
+    worker = WORKER.replace(
+        "sys.exit", "if rank == '1': sys.argv += ['--data_dir', 'others']\nsys.exit"
+    )
+    shutil.copytree(folder / "digits", folder / "others")
+    (folder / "others/MNIST/raw/train-labels-idx1-ubyte").write_bytes(b"")
+    process = start_all(folder, worker=worker)
+    _, err = process.communicate(timeout=120)
+    (line,) = errors(err)
+    assert "a file of mnist in others is damaged" in line

@@ -132,7 +132,7 @@ def test_a_run_that_needs_more_memory_than_there_is_ends_in_one_line_that_says_w
     monkeypatch.setattr(gan_mnist.GAN, "train_step", lambda *_: torch.empty(10**15))
     code, line = fails(capsys, *TINY_FLAGS)
     assert code == 1
-    assert "out of memory: lower BATCH_SIZE, G_HIDDEN or D_HIDDEN" in line
+    assert "out of memory: lower BATCH_SIZE, G_HIDDEN, D_HIDDEN or WIDTH" in line
 
 
 def test_names_that_the_terminal_cannot_show_do_no_harm(folder):
