@@ -223,7 +223,10 @@ def test_constants_may_be_annotated_wrapped_moved_or_left_without_a_comment(fold
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
         assert line in done.stderr
     text = " ".join(run("--help").stdout.split())
-    assert "--g_hidden X [X ...], --g-hidden X [X ...] widths of the generator" in text
+    assert (
+        "--g_hidden X [X ...], --g-hidden X [X ...] widths of the hidden layers of an mlp gen"
+        in text
+    )
     assert "--epochs X [60]" in text
 
 
