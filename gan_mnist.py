@@ -556,8 +556,9 @@ class Generator(BaseGenerator):
 class ConvGenerator(BaseGenerator):
     """DCGAN's generator: z (N, latent_dim) -> images (N, C, H, W) in [-1, 1].
 
-    Radford et al. 2016, arXiv 1511.06434: z becomes a small image of many channels; each transposed
-    convolution doubles its side and halves its channels, down to `width` before the image.
+    Radford et al. 2016, arXiv 1511.06434: a linear layer makes z a small image of many channels
+    ("project and reshape"); each transposed convolution doubles its side and halves its channels,
+    down to `width` before the image.
     BatchNorm and ReLU in every layer but the last, which has tanh.
     """
 
@@ -577,24 +578,29 @@ class ConvGenerator(BaseGenerator):
         super().__init__(latent_dim, image_shape, classes, modes, norm, activation, end)
         self.width = width
         side, channels = conv_sizes(image_shape, width)
-        layers = []
-        block = [latent_dim + classes, *reversed(channels)]
-        for number, (n_in, n_out) in enumerate(pairwise(block)):
-            if number == 0:  # from 1 x 1 to the smallest side
-                convolution = nn.ConvTranspose2d(n_in, n_out, side, bias=False)
-            else:
-                convolution = nn.ConvTranspose2d(n_in, n_out, 4, 2, padding=1, bias=False)
-            layers.append(convolution)
-            if norm == "batch":
-                layers.append(nn.BatchNorm2d(n_out))
-            layers.append(ACTIVATIONS[activation]())
+        deepest = channels[-1]
+        layers = [
+            nn.Linear(latent_dim + classes, deepest * side * side, bias=False),
+            nn.Unflatten(1, (deepest, side, side)),
+            *self.norm_and_activation(deepest),
+        ]
+        for n_in, n_out in pairwise(reversed(channels)):
+            layers.append(nn.ConvTranspose2d(n_in, n_out, 4, 2, padding=1, bias=False))
+            layers += self.norm_and_activation(n_out)
         layers += [nn.ConvTranspose2d(width, image_shape[0], 4, 2, padding=1), ENDS[end]()]
         self.layers = nn.Sequential(*layers)
         self.apply(init_dcgan)
 
     def decode(self, code):
         """Return the images (N, C, H, W) of codes (N, latent_dim + classes), see code."""
-        return self.layers(code.view(*code.shape, 1, 1))
+        return self.layers(code)
+
+    def norm_and_activation(self, channels):
+        """Return the layers after each convolution but the last."""
+        layers = [ACTIVATIONS[self.activation]()]
+        if self.norm == "batch":
+            layers.insert(0, nn.BatchNorm2d(channels))
+        return layers
 
 
 GENERATORS = {"mlp": Generator, "dcgan": ConvGenerator}
@@ -703,7 +709,7 @@ def conv_sizes(image_shape, width):
 
 def init_dcgan(layer):
     """Initialize a layer as Radford et al. 2016 do: N(0, 0.02), BatchNorm's weight N(1, 0.02)."""
-    if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+    if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
         nn.init.normal_(layer.weight, 0.0, 0.02)
     elif isinstance(layer, nn.BatchNorm2d):
         nn.init.normal_(layer.weight, 1.0, 0.02)
@@ -2265,41 +2271,47 @@ def demo(model_path="", samples_dir=SAMPLES_DIR, checkpoint_dir=CHECKPOINT_DIR):
 def export_layers(G):
     """Return the layers of a generator as the page takes them: a list of shapes, and all weights.
 
-    BatchNorm is folded into the layer before it. A layer whose input is 1 x 1 is linear, with
-    "outputs"; other convolutions have "channels" and the "side" of their output. The weights are a
-    flat tensor: for each layer its weights, input by input, then its biases.
+    BatchNorm is folded into the layer before it. Linear layers have "outputs", transposed
+    convolutions "channels" and the "side" of what they draw. The weights are a flat tensor: for
+    each layer its weights, input by input, then its biases.
     """
-    folded = []
-    for layer in copy.deepcopy(G.layers):
-        if isinstance(layer, nn.BatchNorm1d):
-            folded[-1] = nn.utils.fuse_linear_bn_eval(folded[-1], layer)
-        elif isinstance(layer, nn.BatchNorm2d):
-            folded[-1] = nn.utils.fuse_conv_bn_eval(folded[-1], layer, transpose=True)
-        elif isinstance(layer, (nn.Linear, nn.ConvTranspose2d)):
-            folded.append(layer)
-
     shapes = []
     numbers = []
     side = 1
-    for layer in folded:
-        weight = layer.weight
+    for layer in copy.deepcopy(G.layers):
         if isinstance(layer, nn.Linear):
-            weight = weight.T
-            bias = layer.bias
-            shapes.append({"outputs": len(bias)})
-        else:
-            bias = layer.bias
-            if bias is None:
-                bias = torch.zeros(layer.out_channels)
-            if side == 1:
-                side = layer.kernel_size[0]
-                bias = bias.repeat_interleave(side * side)
-                shapes.append({"outputs": len(bias)})
-            else:
-                side = 2 * side
-                shapes.append({"channels": len(bias), "side": side})
-        numbers += [weight.flatten(), bias]
-    return shapes, torch.cat(numbers)
+            shapes.append({"outputs": layer.out_features})
+            numbers += [layer.weight.T, bias_of(layer, layer.out_features)]
+        elif isinstance(layer, nn.Unflatten):
+            side = layer.unflattened_size[-1]
+        elif isinstance(layer, nn.ConvTranspose2d):
+            side = 2 * side
+            shapes.append({"channels": layer.out_channels, "side": side})
+            numbers += [layer.weight, bias_of(layer, layer.out_channels)]
+        elif isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            numbers[-2:] = fold_norm(*numbers[-2:], layer)
+    return shapes, torch.cat([part.flatten() for part in numbers])
+
+
+def bias_of(layer, outputs):
+    """Return the bias (outputs,) of a layer, which is 0 if it has none."""
+    if layer.bias is None:
+        return torch.zeros(outputs)
+    return layer.bias
+
+
+def fold_norm(weight, bias, norm):
+    """Return weight (inputs, outputs, ...) and bias (outputs,) with the BatchNorm after them.
+
+    In eval mode BatchNorm is a fixed scale and shift of each channel.
+    """
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    shift = norm.bias - norm.running_mean * scale
+    pixels = len(bias) // len(scale)  # of a channel, in the linear layer before an image
+    scale = scale.repeat_interleave(pixels)
+    shift = shift.repeat_interleave(pixels)
+    ones = [1] * (weight.ndim - 2)
+    return weight * scale.view(1, -1, *ones), bias * scale + shift
 
 
 COMMANDS = {

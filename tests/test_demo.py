@@ -15,10 +15,6 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 needs_browser = pytest.mark.skipif(not BROWSER, reason="no chromium here: apt-get install chromium")
 
 
-def is_conv(G):
-    return isinstance(G, gan_mnist.ConvGenerator)
-
-
 def save_generator(path, **shape):
     """A generator with BatchNorm statistics and weights as after a training -> it, saved."""
     torch.manual_seed(1)
@@ -31,7 +27,7 @@ def save_generator(path, **shape):
             torch.nn.init.uniform_(layer.running_var, 0.1, 2.0)
     code = torch.randn(100, G.latent_dim), torch.arange(100) % 10
     with torch.no_grad():  # so that all greys from black to white appear
-        spread = G.eval().layers[:-1](G.code(*code).view(100, -1, *[1] * (2 * is_conv(G)))).std()
+        spread = G.eval().layers[:-1](G.code(*code)).std()
         G.layers[-2].weight.mul_(2 / spread)
     path.parent.mkdir(exist_ok=True)
     torch.save(G.state_dict(), path)
