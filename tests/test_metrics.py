@@ -201,6 +201,31 @@ def test_a_fresh_network_tells_real_from_noise_but_not_real_from_real(halves, mo
     assert gan_mnist.two_sample_accuracy(images, noisy) > 0.95
 
 
+def test_a_fresh_network_notices_a_grey_of_3_in_2_percent_of_the_black_pixels(halves, monkeypatch):
+    monkeypatch.setattr(gan_mnist, "EPOCH_IMAGES", 10_000)
+    torch.manual_seed(0)
+    images = halves[0][0][:2000]
+    images = images[torch.randperm(2000)]
+    spotted = images.clone()
+    spotted[(images == 0) & (torch.rand(images.shape) < 0.02)] = 3
+    assert gan_mnist.two_sample_accuracy(images, spotted) >= 0.95
+    assert torch.equal(gan_mnist.outlines(images), gan_mnist.outlines(spotted))
+
+
+def test_outlines_are_white_from_half_grey_on():
+    images = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    white = gan_mnist.outlines(images)
+    assert white.dtype == torch.uint8 and set(white.unique().tolist()) == {0, 255}
+    assert torch.equal(white == 255, gan_mnist.to_float(images) > 0)
+
+
+def test_dark_greys_are_spread_beside_the_images_themselves():
+    images = torch.tensor([0, 1, 3, 128, 255], dtype=torch.uint8).view(5, 1, 1, 1)
+    spread = gan_mnist.spread_dark_greys(images)
+    assert torch.equal(spread[:, :1], images)
+    assert spread[:, 1].flatten().tolist() == [0, 63, 83, 214, 255]
+
+
 # ── in a run ──
 
 
@@ -407,6 +432,7 @@ def test_evaluate_sees_real_digits_as_real_and_a_missing_class_as_missing(draws,
         "precision": 0.08,
         "recall": 0.08,
         "told from training images by a new network": 0.08,
+        "told by outlines alone": 0.08,
         "share below 90% confidence": 0.02,
         "classes covered": 0,
         "KL of the classes to uniform": 0.02,

@@ -170,17 +170,30 @@ def test_grad_clip_limits_the_norm_of_the_gradient():
 
 
 def test_average_of_g_is_the_exponential_average_of_weights_and_batchnorm_statistics(digits):
-    gan = make_gan(ema_decay=0.5)
+    """In every 10th step it moves as far as in ten steps, and after the last as far as is left."""
+    gan = make_gan(ema_decay=0.9)
     expected = copy.deepcopy(gan.G_ema.state_dict())
-    for steps, real in enumerate(real_batches(digits, 9), 1):
+    for steps, real in enumerate(real_batches(digits, 1) * 23, 1):
         step(gan, real)
-        decay = min(0.5, (1 + steps) / (10 + steps))
-        for name, value in gan.G.state_dict().items():
-            if name != "_extra_state":
-                expected[name] = decay * expected[name] + (1 - decay) * value
+        if steps in (10, 20, 23):
+            passed = 10 if steps < 23 else 3
+            decay = min(0.9, (1 + steps) / (10 + steps)) ** passed
+            for name, value in gan.G.state_dict().items():
+                if name != "_extra_state":
+                    expected[name] = decay * expected[name] + (1 - decay) * value
+    gan.update_average()
+    gan.update_average()  # no step since the last time: no change
     for name, value in gan.G_ema.state_dict().items():
         if "num_batches" not in name and name != "_extra_state":
             assert torch.allclose(value, expected[name], atol=1e-6), name
+
+
+def test_without_an_average_the_drawn_weights_are_those_of_g_after_each_epoch(digits):
+    gan = make_gan(ema_decay=0.0)
+    gan.train_epoch([(images, torch.zeros(125)) for images in digits[0].unsqueeze(1).split(125)])
+    assert gan.steps % 10
+    for average, weight in zip(gan.G_ema.parameters(), gan.G.parameters(), strict=True):
+        assert torch.equal(average, weight)
 
 
 def test_shifts_reach_real_and_fake_alike_from_epoch_7_on(digits, monkeypatch):
