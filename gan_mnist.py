@@ -81,6 +81,7 @@ D_ARCH = "mlp"  # mlp | dcgan
 LATENT_DIM = 100  # length of the noise vector z
 MODES = 10  # the largest of z's first MODES numbers picks one of MODES kinds of image; 0 = off
 G_HIDDEN = (256, 512, 1024)  # widths of the hidden layers of an mlp generator
+SMOOTH = 0.0  # width in pixels of a filter on what an mlp generator draws in grey; 0 = none
 D_HIDDEN = (512, 256)  # widths of the hidden layers of an mlp discriminator
 G_NORM = "batch"  # batch (BatchNorm in G, in every layer but the last) | none
 G_ACTIVATION = "relu"  # relu | leaky_relu (slope 0.2); of G's hidden layers
@@ -481,6 +482,14 @@ class BaseGenerator(nn.Module):
         self.train(was_training)
         return images
 
+    def folded(self):
+        """Return a copy whose last layer has the filter in its weights, if there is a filter."""
+        G = copy.deepcopy(self)
+        if isinstance(G.layers[-2], SmoothLinear):
+            G.layers[-2] = G.layers[-2].folded()
+            G.smooth = 0.0
+        return G
+
     def get_extra_state(self):
         return {"arch": self.arch, **self.arguments(), "about": self.about}
 
@@ -513,13 +522,56 @@ ACTIVATIONS = {
     "leaky_relu": functools.partial(nn.LeakyReLU, 0.2),
 }
 ENDS = {"tanh": nn.Tanh, "sigmoid": ScaledSigmoid}
+SMOOTH_GAIN = 1.5  # makes up for the contrast that smoothing takes
+
+
+class SmoothLinear(nn.Linear):
+    """Linear layer that draws an image (C, H, W), and a fixed Gaussian filter over its pixels.
+
+    It tells the layer which pixels are neighbours: single stray pixels become hard to draw, sharp
+    edges stay possible, as tanh saturates. x (N, n_in) -> logits of pixels (N, C * H * W).
+    """
+
+    def __init__(self, n_in, image_shape, width):
+        super().__init__(n_in, math.prod(image_shape))
+        self.image_shape = image_shape
+        self.register_buffer("rows", smoothing_matrix(image_shape[1], width), persistent=False)
+        self.register_buffer("columns", smoothing_matrix(image_shape[2], width), persistent=False)
+
+    def forward(self, x):
+        return self.smooth(super().forward(x))
+
+    def smooth(self, pixels):
+        """Return pixels (N, C * H * W) after the filter."""
+        images = pixels.view(-1, *self.image_shape)
+        return (self.rows @ images @ self.columns.T).flatten(1) * SMOOTH_GAIN
+
+    @torch.no_grad()
+    def folded(self):
+        """Return a Linear layer that does the same: the filter is linear too."""
+        layer = nn.Linear(self.in_features, self.out_features, device=self.weight.device)
+        layer.weight.copy_(self.smooth(self.weight.T).T)
+        layer.bias.copy_(self.smooth(self.bias.unsqueeze(0)).squeeze(0))
+        return layer
+
+
+def smoothing_matrix(size, width):
+    """Return M (size, size), for which M @ x is x (size, N) smoothed by a Gaussian of that width.
+
+    Each row adds up to 1, at the border too.
+    """
+    place = torch.arange(size)
+    distance = place.unsqueeze(1) - place
+    weights = torch.exp(-distance.square() / (2 * width**2))
+    return weights / weights.sum(1, keepdim=True)
 
 
 class Generator(BaseGenerator):
     """Fully connected generator: z (N, latent_dim) -> images (N, C, H, W) in [-1, 1].
 
     Goodfellow et al. 2014, with BatchNorm (Ioffe & Szegedy 2015, arXiv 1502.03167): Linear,
-    BatchNorm and ReLU for each hidden width, then Linear and tanh.
+    BatchNorm and ReLU for each hidden width, then Linear and tanh. `smooth` is the width in pixels
+    of a filter after the last Linear, see SmoothLinear.
     """
 
     arch = "mlp"
@@ -534,10 +586,11 @@ class Generator(BaseGenerator):
         norm=G_NORM,
         activation=G_ACTIVATION,
         end=G_END,
+        smooth=0.0,
     ):
         super().__init__(latent_dim, image_shape, classes, modes, norm, activation, end)
         self.hidden = tuple(hidden)
-        channels, height, width = image_shape
+        self.smooth = smooth
         widths = [latent_dim + classes, *hidden]
         layers = []
         for n_in, n_out in pairwise(widths):
@@ -545,7 +598,11 @@ class Generator(BaseGenerator):
             if norm == "batch":
                 layers.append(nn.BatchNorm1d(n_out))
             layers.append(ACTIVATIONS[activation]())
-        layers += [nn.Linear(widths[-1], channels * height * width), ENDS[end]()]
+        if smooth:
+            layers.append(SmoothLinear(widths[-1], image_shape, smooth))
+        else:
+            layers.append(nn.Linear(widths[-1], math.prod(image_shape)))
+        layers.append(ENDS[end]())
         self.layers = nn.Sequential(*layers)
 
     def decode(self, code):
@@ -920,7 +977,10 @@ def make_generator(config, image_shape, classes):
     }
     if config.g_arch == "dcgan":
         return ConvGenerator(width=config.width, **common)
-    return Generator(hidden=config.g_hidden, **common)
+    smooth = config.smooth
+    if image_shape[0] > 1:
+        smooth = 0.0
+    return Generator(hidden=config.g_hidden, smooth=smooth, **common)
 
 
 def make_discriminator(config, image_shape, classes):
@@ -1182,6 +1242,7 @@ FIXED = (
     "latent_dim",
     "modes",
     "g_hidden",
+    "smooth",
     "d_hidden",
     "g_norm",
     "g_activation",
@@ -1267,13 +1328,13 @@ def load_generator(path, device="cpu"):
         describe(G.about)
     except Exception as error:  # each kind of misfit raises an error of its own
         raise ValueError(f"{path} holds no generator of this script") from error
-    return G.eval().to(device)
+    return G.folded().eval().to(device)
 
 
 def save_generator(gan, name):
     """Write the averaged G into CHECKPOINT_DIR, as CPU tensors that any machine can load."""
     path = Path(gan.config.checkpoint_dir) / name
-    state = copy.deepcopy(gan.G_ema).cpu().state_dict()
+    state = gan.G_ema.folded().cpu().state_dict()
     save_whole(path, lambda file: torch.save(state, file))
     metrics_path(path).unlink(missing_ok=True)  # they are of an earlier one
 
@@ -1631,7 +1692,7 @@ def run(config, settings):
         torch.set_flush_denormal(False)
         if writer:
             writer.close()
-    return gan.G_ema, gan.history
+    return gan.G_ema.folded(), gan.history
 
 
 def prepare_run(config, checkpoint=None):
@@ -1737,7 +1798,7 @@ def end_epoch(gan, row, judge, writer):
     last = gan.epoch == config.epochs
     if judge is not None and (last or gan.epoch % config.metrics_every == 0):
         seed = stream_seed(config.seed, STREAMS["measurement"])
-        row |= judge.measure(gan.G_ema, seed)
+        row |= judge.measure(gan.G_ema.folded(), seed)
     else:
         row |= {"fd": None, "covered": None, "missing": None}
     gan.history.append(row)
@@ -1759,7 +1820,7 @@ def end_epoch(gan, row, judge, writer):
 
 def draw_grid(gan, name):
     """Write a grid of samples: always of the same z, and of all classes in turn if there are."""
-    images = gan.G_ema.sample(gan.config.num_samples, gan.config.seed)
+    images = gan.G_ema.folded().sample(gan.config.num_samples, gan.config.seed)
     save_grid(Path(gan.config.samples_dir) / name, images, gan.G.classes or None)
 
 
@@ -2367,6 +2428,7 @@ SETTINGS = {
         "latent_dim": (1, 65536),
         "modes": (0, 65536),
         "g_hidden": "widths",
+        "smooth": (0.0, 4.0),
         "d_hidden": "widths",
         "g_norm": ["batch", "none"],
         "g_activation": ["relu", "leaky_relu"],

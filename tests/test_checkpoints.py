@@ -45,6 +45,7 @@ def test_save_every_and_the_last_epoch_get_checkpoints(train, folder):
                 "spectral_norm": True,
                 "conditional": True,
                 "precision": "bf16",
+                "smooth": 0.7,
             },
         ),
     ],

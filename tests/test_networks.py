@@ -7,8 +7,9 @@ import pytest
 import torch
 from conftest import ROOT
 from torch import nn
+from torchvision.transforms.functional import gaussian_blur
 
-from gan_mnist import ConvDiscriminator, ConvGenerator, Discriminator, Generator
+from gan_mnist import ConvDiscriminator, ConvGenerator, Discriminator, Generator, SmoothLinear
 
 
 def count(network):
@@ -198,6 +199,31 @@ def test_importing_prints_nothing_writes_nothing_and_loads_nothing_heavy(tmp_pat
     )
     assert (done.stdout, done.stderr) == ("set()\n", "")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_filter_is_the_gaussian_blur_of_torchvision_away_from_the_border():
+    torch.manual_seed(0)
+    layer = SmoothLinear(5, (1, 20, 30), width=0.8)
+    pixels = torch.randn(3, 600)
+    blurred = gaussian_blur(pixels.view(3, 1, 20, 30), kernel_size=9, sigma=0.8)
+    smooth = layer.smooth(pixels).view(3, 1, 20, 30)
+    inside = (..., slice(4, -4), slice(4, -4))
+    assert torch.allclose(smooth[inside], 1.5 * blurred[inside], atol=1e-5)
+    even = layer.smooth(torch.ones(1, 600))  # as bright at the border as elsewhere
+    assert torch.allclose(even, torch.full_like(even, 1.5))
+
+
+def test_a_folded_generator_draws_the_same_with_plain_layers():
+    torch.manual_seed(0)
+    G = Generator(hidden=(20, 30), smooth=0.7)
+    folded = G.folded()
+    assert type(G.layers[-2]) is SmoothLinear and type(folded.layers[-2]) is nn.Linear
+    assert torch.allclose(folded.sample(50, seed=0), G.sample(50, seed=0), atol=1e-6)
+    plain = Generator(hidden=(20, 30))
+    plain.load_state_dict(folded.state_dict())
+    assert torch.equal(plain.sample(50, seed=0), folded.sample(50, seed=0))
+    with pytest.raises(RuntimeError, match="smooth=0.7"):
+        plain.load_state_dict(G.state_dict())
 
 
 def test_dcgan_for_mnist_has_the_layers_and_weights_of_its_paper_at_64():
