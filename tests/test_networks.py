@@ -222,7 +222,7 @@ def test_a_folded_generator_draws_the_same_with_plain_layers():
     plain = Generator(hidden=(20, 30))
     plain.load_state_dict(folded.state_dict())
     assert torch.equal(plain.sample(50, seed=0), folded.sample(50, seed=0))
-    with pytest.raises(RuntimeError, match="smooth=0.7"):
+    with pytest.raises(RuntimeError, match=r"smooth=0\.7"):
         plain.load_state_dict(G.state_dict())
 
 

@@ -71,6 +71,16 @@ def test_blocks_grow_from_128_to_1024_and_end_in_a_sigmoid():
     assert len([layer for layer in layers(gan.G) if isinstance(layer, nn.BatchNorm1d)]) == 4
 
 
+def test_best_smooths_and_shows_its_pictures_to_a_larger_discriminator():
+    gan = gan_of("best")
+    assert widths(gan.G) == [100, 256, 512, 1024, 784]
+    assert isinstance(layers(gan.G)[-2], gan_mnist.SmoothLinear)
+    assert widths(gan.G.folded()) == widths(gan.G)
+    assert widths(gan.D) == [784, 1024, 256, 1]
+    slopes = [layer.negative_slope for layer in layers(gan.D) if isinstance(layer, nn.LeakyReLU)]
+    assert slopes == [0.1, 0.1]
+
+
 @pytest.mark.parametrize(
     ("preset", "channels", "width", "epochs"),
     [("dcgan_mnist", 1, 128, 100), ("dcgan_cifar10", 3, 64, 25)],
