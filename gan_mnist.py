@@ -216,9 +216,10 @@ BUNDLE_CHECKSUM = 0x31CCB7EC
 EPOCH_IMAGES = 60_000  # a smaller data set is repeated up to this, so that the same settings work
 FOLDER_IMAGE_SIZE = 64  # side of images from a folder if IMAGE_SIZE is 0
 DOWNLOAD_TIMEOUT = 7  # give up on a mirror after so many seconds without data
+BAR_FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt}, {remaining} left"  # tqdm's, without its rate
 
 
-def progress(steps, title, bar_format=None, hidden=False):
+def progress(steps, title, bar_format=BAR_FORMAT, hidden=False):
     """Return `steps`, for which tqdm shows a bar on a terminal and in a notebook, unless hidden."""
     file = sys.stderr
     if "ipykernel" in sys.modules:  # a notebook, which shows stderr in a box of its own
@@ -860,7 +861,7 @@ def gradient_penalty(logits, images, norm=0):
 FIRST_SHIFTED_EPOCH = 7  # D has memorized nothing before, and shifts only slow G down
 PENALTY_EVERY = 8  # steps; eight times the penalty in every 8th step is as good, and cheaper
 AVERAGE_EVERY = 10  # steps from one update of G's moving average to the next; a tenth faster than 1
-BAR_FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
+EPOCH_BAR_FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt}{postfix}"
 REPORT_EVERY = 50  # steps from one report of the losses to the next, as a GPU has to wait for it
 LAST_LR_FACTOR = 0.02  # what the learning rates are multiplied by at the end
 COLUMNS = (  # of the history: one row for each epoch
@@ -1192,7 +1193,7 @@ class GAN:
         sums = torch.zeros(3, device=self.device)
         start = time.perf_counter()
         title = f"Epoch [{self.epoch}/{c.epochs}]"
-        with progress(loader, title, BAR_FORMAT, hidden=self.rank > 0) as bar:
+        with progress(loader, title, EPOCH_BAR_FORMAT, hidden=self.rank > 0) as bar:
             for step, (images, labels) in enumerate(bar, 1):
                 images, labels = self.my_batch(images, labels)
                 sums += self.train_step(to_float(images), labels)
@@ -1611,7 +1612,7 @@ def add_caption(picture, text):
 
 def save_comparison(path, real, drawn, epoch):
     """Write two grids (paths) side by side: real images left, those drawn after `epoch` right."""
-    left = add_caption(read_picture(real), "real images")
+    left = add_caption(read_picture(real), "real")
     right = add_caption(read_picture(drawn), f"drawn after epoch {epoch}")
     gap = left.width // 50
     size = (left.width + gap + right.width, max(left.height, right.height))
@@ -1671,7 +1672,9 @@ def save_curves(path, history, loss="bce", real_fd=None, first_shifted=None):
     plot_losses(axes[-1], history, loss)
     for panel in axes:
         if first_shifted is not None:
-            panel.axvline(first_shifted, color="gray", linestyle=":", label="first shifted images")
+            panel.axvline(
+                first_shifted, color="gray", linestyle=":", label="images are shifted from here on"
+            )
         panel.legend()
         panel.grid(alpha=0.3)
     axes[-1].set_xlabel("epoch")
@@ -2385,7 +2388,7 @@ def show_picture(path):
     from matplotlib import pyplot
 
     if pyplot.get_backend().lower() == "agg":  # what Matplotlib takes where it finds no display
-        print(f"There is no display to show it on: open {path} yourself")
+        print(f"There is no display for --show: open {path}")
         return
     pyplot.imshow(Image.open(path), cmap="gray")
     pyplot.axis("off")
@@ -2677,6 +2680,10 @@ FLAG_HELP = {
 }
 RULES = {name: rule for group in SETTINGS.values() for name, rule in group.items()}
 Config = collections.namedtuple("Config", [name for name in RULES if name not in FLAG_HELP])
+train_gan.__signature__ = inspect.Signature(  # what help(train_gan) and notebooks show
+    inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=globals()[name.upper()])
+    for name in Config._fields
+)
 
 
 def to_number(value, low, high):
