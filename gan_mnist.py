@@ -15,7 +15,8 @@
 
 Each epoch writes generated_samples/epoch_0001.png (a grid of digits, always from the same z),
 checkpoints/epoch_0001.pth (everything that --resume needs) and a line of history.csv. The end of a
-run writes checkpoints/generator_final.pth, generated_samples/loss_curves.png and training.gif.
+run writes checkpoints/generator_final.pth and, beside the grids, real_and_generated.png,
+loss_curves.png and training.gif.
 In a notebook:
 
     from gan_mnist import load_generator

@@ -50,6 +50,12 @@ TINY_FLAGS = [
 EPOCH_IMAGES = 1000
 
 
+def pytest_configure(config):
+    """Leave out that the oldest Matplotlib calls functions of pyparsing by their former names."""
+    renamed = r"ignore:.* deprecated - use .*:DeprecationWarning:matplotlib\."
+    config.addinivalue_line("filterwarnings", renamed)
+
+
 def idx_bytes(array):
     """uint8 tensor -> the content of an IDX file."""
     return (
