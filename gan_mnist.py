@@ -1679,7 +1679,7 @@ def save_curves(path, history, loss="bce", real_fd=None, first_shifted=None):
         panel.legend()
         panel.grid(alpha=0.3)
     axes[-1].set_xlabel("epoch")
-    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True, steps=(1, 2, 5, 10)))
     save_whole(path, lambda file: figure.savefig(file, format="png", dpi=150))
 
 
@@ -2287,6 +2287,7 @@ METRIC_LINES = {  # of the table of evaluate: the digits of a metric, and which 
     "precision": (".3f", "higher"),
     "recall": (".3f", "higher"),
     "told from training images by a new network": (".1%", "lower"),
+    "told by outlines alone": (".1%", "lower"),
     "share below 90% confidence": (".1%", "lower"),
     "classes covered": (".0f", "higher"),
     "KL of the classes to uniform": (".4f", "lower"),
