@@ -15,7 +15,8 @@
 
 Each epoch writes generated_samples/epoch_0001.png (a grid of digits, always from the same z),
 checkpoints/epoch_0001.pth (everything that --resume needs) and a line of history.csv. The end of a
-run writes checkpoints/generator_final.pth, generated_samples/loss_curves.png and training.gif.
+run writes checkpoints/generator_final.pth and, beside the grids, real_and_generated.png,
+loss_curves.png and training.gif.
 In a notebook:
 
     from gan_mnist import load_generator
@@ -30,6 +31,7 @@ import collections
 import contextlib
 import copy
 import csv
+import difflib
 import functools
 import inspect
 import io
@@ -59,7 +61,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 from torch import distributed as dist
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
@@ -122,6 +124,7 @@ KEEP_GENERATOR_EVERY = 0  # epochs from one kept generator_epoch_0010.pth to the
 KEEP_CHECKPOINTS = 3  # newest checkpoints to keep, 30 MB each (dcgan_mnist 335 MB); 0 = all
 GRID_EVERY_STEPS = 0  # steps from one more grid, step_000100.png, to the next; 0 = none
 NUM_SAMPLES = 64  # number of images to draw, in each grid too
+ZOOM = 0  # enlarge grids so many times; 0 = until they have 700 pixels, 3 times for 28 x 28
 TENSORBOARD = False  # write losses, FD and grids for TensorBoard, under runs/
 METRICS_EVERY = 2  # measure the Fréchet distance (FD) every 2 epochs and at the end; 0 = never
 
@@ -223,6 +226,17 @@ BUNDLE_CHECKSUM = 0x31CCB7EC
 EPOCH_IMAGES = 60_000  # a smaller data set is repeated up to this, so that the same settings work
 FOLDER_IMAGE_SIZE = 64  # side of images from a folder if IMAGE_SIZE is 0
 DOWNLOAD_TIMEOUT = 7  # give up on a mirror after so many seconds without data
+BAR_FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt}, {remaining} left"  # tqdm's, without its rate
+
+
+def progress(steps, title, bar_format=BAR_FORMAT, hidden=False):
+    """Return `steps`, for which tqdm shows a bar on a terminal and in a notebook, unless hidden."""
+    file = sys.stderr
+    if "ipykernel" in sys.modules:  # a notebook, which shows stderr in a box of its own
+        file = sys.stdout
+    elif not hidden:
+        hidden = None  # tqdm hides it where `file` is no terminal
+    return tqdm(steps, title, leave=False, file=file, disable=hidden, bar_format=bar_format)
 
 
 def load_bundle():
@@ -273,7 +287,7 @@ def load_folder(folder, image_size=0):
     side = image_size or FOLDER_IMAGE_SIZE
     images = []
     classes = []
-    for path in tqdm(image_files(folder), f"Reading {folder}", leave=False, disable=None):
+    for path in progress(image_files(folder), f"Reading {folder}"):
         try:
             images.append(read_image(path, side))
         except Exception as error:  # each kind of damage raises an error of its own
@@ -301,15 +315,22 @@ def download(name, data_dir):
     former_timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)  # torchvision alone would wait for ever
     try:
-        getattr(datasets, SETS[name])(data_dir, download=True)
+        with contextlib.redirect_stdout(io.StringIO()):  # without a line for each mirror
+            getattr(datasets, SETS[name])(data_dir, download=True)
     except Exception as error:  # each kind of failure raises an error of its own
-        reason = " ".join(str(error).split())
+        reason = short_reason(error)
         raise FileNotFoundError(
             f"{name} cannot be downloaded ({reason}): put its files into {data_dir} as "
             "torchvision does"
         ) from error
     finally:
         socket.setdefaulttimeout(former_timeout)
+
+
+def short_reason(error):
+    """Return why a download failed: the last line of an error, without its number and brackets."""
+    last_line = str(error).strip().rpartition("\n")[2]
+    return last_line.removeprefix("<urlopen error ").rpartition("] ")[2].removesuffix(">")
 
 
 def load_torchvision(name, data_dir, train=True):
@@ -354,8 +375,8 @@ def load_mnist(data_dir, train=True):
                 f"{error}; or download the bundled digits from the project page to {BUNDLE}"
             ) from error
         print(
-            f"WARNING: {error}. Continuing with the 5,000 real MNIST digits that are bundled with "
-            "this script, as with --dataset mnist_5k"
+            f"WARNING: mnist cannot be downloaded ({short_reason(error.__cause__)})\n"
+            "Continuing with mnist_5k, the 5,000 digits that come with this script"
         )
         images, labels = load_bundle()
         return images, labels, "mnist_5k"
@@ -441,7 +462,8 @@ class BaseGenerator(nn.Module):
         super().__init__()
         if not 0 <= modes < latent_dim:
             raise ValueError(
-                f"MODES (--modes) is {modes}: must be at least 0 and below LATENT_DIM, {latent_dim}"
+                f"LATENT_DIM (--latent_dim) is {latent_dim} and MODES (--modes) is {modes}: MODES "
+                "must be below LATENT_DIM"
             )
         self.latent_dim = latent_dim
         self.image_shape = tuple(image_shape)
@@ -851,6 +873,7 @@ def gradient_penalty(logits, images, norm=0):
 FIRST_SHIFTED_EPOCH = 7  # D has memorized nothing before, and shifts only slow G down
 PENALTY_EVERY = 8  # steps; eight times the penalty in every 8th step is as good, and cheaper
 AVERAGE_EVERY = 10  # steps from one update of G's moving average to the next; a tenth faster than 1
+EPOCH_BAR_FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt}{postfix}"
 REPORT_EVERY = 50  # steps from one report of the losses to the next, as a GPU has to wait for it
 LAST_LR_FACTOR = 0.02  # what the learning rates are multiplied by at the end
 COLUMNS = (  # of the history: one row for each epoch
@@ -1033,6 +1056,7 @@ class GAN:
         self.optimizer_g = torch.optim.Adam(self.G.parameters(), fused=True)
         self.optimizer_d = torch.optim.Adam(self.D.parameters(), fused=True)
         self.set_learning_rates()
+        self.start_clock()
 
     def set_learning_rates(self):
         """Set learning rates and betas of both optimizers for the current epoch."""
@@ -1041,6 +1065,18 @@ class GAN:
         betas = (c.beta1, c.beta2)
         self.optimizer_g.param_groups[0].update(lr=c.learning_rate_g * factor, betas=betas)
         self.optimizer_d.param_groups[0].update(lr=c.learning_rate_d * factor, betas=betas)
+
+    def start_clock(self):
+        """Let time_left count from now on: the epochs before were not trained in this process."""
+        self.start_time = time.perf_counter()
+        self.start_epoch = self.epoch
+
+    def time_left(self, part=1.0):
+        """Return the time to the end of the run as "03:12", when `part` of the epoch is done."""
+        done = self.epoch - 1 + part
+        seconds = time.perf_counter() - self.start_time
+        per_epoch = seconds / (done - self.start_epoch)
+        return tqdm.format_interval(per_epoch * (self.config.epochs - done))
 
     def autocast(self):
         """Return the context in which layers compute in bfloat16, if that is enabled."""
@@ -1169,17 +1205,17 @@ class GAN:
         self.set_learning_rates()
         sums = torch.zeros(3, device=self.device)
         start = time.perf_counter()
-        hidden = True if self.rank else None  # None: hidden unless on a terminal
         title = f"Epoch [{self.epoch}/{c.epochs}]"
-        with tqdm(loader, title, leave=False, disable=hidden) as bar:
+        with progress(loader, title, EPOCH_BAR_FORMAT, hidden=self.rank > 0) as bar:
             for step, (images, labels) in enumerate(bar, 1):
                 images, labels = self.my_batch(images, labels)
                 sums += self.train_step(to_float(images), labels)
                 if step % REPORT_EVERY == 0 or step == len(loader):
                     row = self.epoch_row(sums, step, time.perf_counter() - start)
                     bar.set_postfix_str(
-                        f"d_loss {row['d_loss']:.3f}, g_loss {row['g_loss']:.3f}, "
-                        f"{row['images_per_second']:,.0f}/s"
+                        f"D {row['d_loss']:.2f}, G {row['g_loss']:.2f}, "
+                        f"{row['images_per_second']:,.0f} img/s, "
+                        f"{self.time_left(step / len(loader))} left"
                     )
                 if self.rank == 0 and c.grid_every_steps and self.steps % c.grid_every_steps == 0:
                     draw_grid(self, f"step_{self.steps:06d}.png")
@@ -1266,6 +1302,13 @@ FIXED = (
     "conditional",
 )
 FREE = ("epochs", "resume", "overwrite")  # settings that may change without a message
+
+
+def switch(setting):
+    """Return how the user turns a setting on: --resume, or resume=True where there are no flags."""
+    if __name__ == "__main__":
+        return f"--{setting}"
+    return f"{setting}=True"
 
 
 def save_whole(path, write):
@@ -1359,12 +1402,17 @@ def metrics_path(model_path):
 
 def epoch_files(folder, suffix, last=math.inf):
     """Return the files of a folder named like epoch_0001.png, in order, up to epoch `last`."""
-    numbers = {}
+    paths = []
     for path in Path(folder).glob(f"epoch_*{suffix}"):
         number = path.stem.removeprefix("epoch_")
         if number.isdecimal() and int(number) <= last and path.is_file():
-            numbers[path] = int(number)
-    return sorted(numbers, key=numbers.get)
+            paths.append(path)
+    return sorted(paths, key=epoch_number)
+
+
+def epoch_number(path):
+    """Return the epoch of a file that is named like epoch_0001.png."""
+    return int(path.stem.removeprefix("epoch_"))
 
 
 def save_checkpoint(gan):
@@ -1398,7 +1446,9 @@ def newest_checkpoint(folder):
         except ValueError as error:
             print(f"WARNING: {error}: trying the checkpoint before it")
     if paths:
-        raise ValueError(f"all checkpoints in {folder} are damaged: start again with --overwrite")
+        raise ValueError(
+            f"all checkpoints in {folder} are damaged: start again with {switch('overwrite')}"
+        )
     print(f"No checkpoint in {folder} yet: starting with epoch 1")
     return None
 
@@ -1413,7 +1463,7 @@ def preset_of(checkpoint):
 
 def compare_settings(path, state, gan):
     """Print which settings differ from a checkpoint's. Raises ValueError for one of FIXED."""
-    advice = "set it as it was, or start again with --overwrite"
+    advice = f"set it as it was, or start again with {switch('overwrite')}"
     now = gan.config._asdict()
     for name, was in state["config"].items():
         if name in FREE or was == now[name]:
@@ -1468,21 +1518,26 @@ def clear_folders(config):
         earlier += epoch_files(samples, ".png")
     if earlier and not config.overwrite:
         raise ValueError(
-            f"{earlier[-1]} is there from an earlier run: continue it with --resume if it has a "
-            "checkpoint, delete it with --overwrite, or set another SAMPLES_DIR and CHECKPOINT_DIR"
+            f"{earlier[-1]} is there from an earlier run: continue it with {switch('resume')} if "
+            f"it has a checkpoint, delete it with {switch('overwrite')}, or set another "
+            "SAMPLES_DIR and CHECKPOINT_DIR"
         )
     for path in earlier:
         path.unlink()
         metrics_path(path).unlink(missing_ok=True)
     if config.overwrite:
-        for path in (history, samples / "loss_curves.png", samples / "training.gif"):
-            path.unlink(missing_ok=True)
+        history.unlink(missing_ok=True)
+        for name in ("loss_curves.png", "real_and_generated.png", "training.gif"):
+            (samples / name).unlink(missing_ok=True)
 
 
 # ── Output ── Pictures and tables for people ──────────────────────────────────────────────────────
 
 MEASURED_SAMPLES = 2000  # of which FD is computed during a run; evaluate takes more
 D_WINS = 0.98  # accuracy of D above which G learns little
+GRID_SIDE = 700  # pixels that the longer side of a grid has at least, if ZOOM is 0
+GIF_FRAMES = 200  # at most
+CAPTION_HEIGHT = 12  # pixels, enlarged like the grids
 
 
 def describe_data(data):
@@ -1498,25 +1553,27 @@ def describe(about):
     return words
 
 
-def print_epoch(row, epochs):
+def print_epoch(row, epochs, time_left):
     """Print a row of the history as a line, and the warnings that follow from it."""
     line = (
-        f"Epoch [{row['epoch']}/{epochs}] | D loss {row['d_loss']:.4f} | "
-        f"G loss {row['g_loss']:.4f} | {row['images_per_second']:,.0f} img/s"
+        f"Epoch [{row['epoch']}/{epochs}]: D loss {row['d_loss']:.3f}, G loss {row['g_loss']:.3f}, "
     )
     if row["fd"] is not None:
-        line += f" | FD {row['fd']:.2f} | {row['covered']} classes"
+        line += f"FD {row['fd']:.2f}, "
+    line += f"{row['images_per_second']:,.0f} img/s"
+    if row["epoch"] < epochs:
+        line += f", {time_left} left"
     print(line, flush=True)  # so that a log file has it at once
     if row["missing"]:
         print(
-            f"WARNING: almost no sample of {MEASURED_SAMPLES:,} is of class {row['missing']}. If "
-            "that lasts, G has collapsed: lower LEARNING_RATE_G or set BETA1 to 0",
+            f"WARNING: almost no sample of {MEASURED_SAMPLES:,} is of class {row['missing']}.\n"
+            "  If that lasts, G has collapsed: lower LEARNING_RATE_G or set BETA1 to 0",
             flush=True,
         )
     if row["d_accuracy"] > D_WINS:
         print(
-            f"WARNING: D is right in {row['d_accuracy']:.1%} of cases, and G learns little from "
-            "such a D: lower LEARNING_RATE_D, raise DROPOUT or make D smaller",
+            f"WARNING: D is right in {row['d_accuracy']:.1%} of cases, and G learns little so.\n"
+            "  Lower LEARNING_RATE_D, raise DROPOUT or make D smaller",
             flush=True,
         )
 
@@ -1527,32 +1584,71 @@ def save_image(path, image):
     save_whole(path, lambda file: Image.fromarray(pixels).save(file, "png"))
 
 
-def save_grid(path, images, columns=None):
-    """Write images (N, C, H, W) in [-1, 1] as one PNG file, about as wide as high."""
+def save_grid(path, images, columns=None, zoom=ZOOM):
+    """Write images (N, C, H, W) in [-1, 1] as one PNG file, about as wide as high.
+
+    Each pixel is enlarged to zoom x zoom equal ones, see ZOOM.
+    """
     from torchvision.utils import make_grid
 
     if columns is None:
         columns = math.ceil(math.sqrt(len(images)))
     grid = make_grid(images, columns, pad_value=-1.0)
     channels = images.shape[1]  # make_grid turns one channel into three equal ones
-    save_image(path, grid[:channels])
+    grid = grid[:channels]
+    if zoom == 0:
+        zoom = math.ceil(GRID_SIDE / max(grid.shape))
+    save_image(path, grid.repeat_interleave(zoom, 1).repeat_interleave(zoom, 2))
+
+
+def read_picture(path):
+    """Return a picture that save_grid wrote. Raises ValueError if it is damaged."""
+    try:
+        with Image.open(path) as picture:
+            return picture.copy()
+    except OSError as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it") from error
+
+
+def add_caption(picture, text):
+    """Return a picture with a line of text above it, enlarged about as much as the picture is."""
+    zoom = math.ceil(picture.width / 300)
+    line = Image.new(picture.mode, (math.ceil(picture.width / zoom), CAPTION_HEIGHT))
+    draw = ImageDraw.Draw(line)
+    draw.fontmode = "1"  # without half-tones, which would be enlarged, too
+    draw.text((2, 0), text, fill="white")
+    line = line.resize((zoom * line.width, zoom * line.height), Image.Resampling.NEAREST)
+    captioned = Image.new(picture.mode, (picture.width, line.height + picture.height))
+    captioned.paste(line, (0, 0))
+    captioned.paste(picture, (0, line.height))
+    return captioned
+
+
+def save_comparison(path, real, drawn, epoch):
+    """Write two grids (paths) side by side: real images left, those drawn after `epoch` right."""
+    left = add_caption(read_picture(real), "real")
+    right = add_caption(read_picture(drawn), f"drawn after epoch {epoch}")
+    gap = left.width // 50
+    size = (left.width + gap + right.width, max(left.height, right.height))
+    both = Image.new(left.mode, size, "gray")
+    both.paste(left, (0, 0))
+    both.paste(right, (left.width + gap, 0))
+    save_whole(path, lambda file: both.save(file, "png"))
 
 
 def save_gif(path, pictures):
-    """Write pictures (paths) as a looping GIF of at most 200 frames that pauses on the last.
+    """Write grids, the paths of epoch_0001.png and so on, as a looping GIF that pauses at its end.
 
-    Raises ValueError if a picture is damaged.
+    Each of its frames, GIF_FRAMES at most, tells its epoch. Raises ValueError if a grid is damaged.
     """
-    step = math.ceil(len(pictures) / 200)
+    step = math.ceil(len(pictures) / GIF_FRAMES)
     first = (len(pictures) - 1) % step  # so that the last picture is among them
+    size = read_picture(pictures[-1]).size
     frames = []
     for picture in pictures[first::step]:
-        try:
-            with Image.open(picture) as image:
-                frames.append(image.copy())
-        except OSError as error:
-            raise ValueError(f"{picture} is damaged ({error}): delete it") from error
-    frames = [frame.resize(frames[-1].size) for frame in frames]
+        frame = read_picture(picture).resize(size, Image.Resampling.NEAREST)
+        frame = frame.point(lambda value: (value + 8) // 17 * 17)  # 16 greys: a third of the bytes
+        frames.append(add_caption(frame, f"epoch {epoch_number(picture)}"))
     pauses = [120] * (len(frames) - 1) + [2000]  # milliseconds
     save_whole(
         path,
@@ -1571,33 +1667,61 @@ def save_csv(path, history):
     save_whole(path, lambda file: file.write(text.getvalue().encode()))
 
 
-def save_curves(path, history, loss="bce"):
-    """Write a plot of both losses, dashed where they are when D can only guess, and of FD."""
-    from matplotlib.figure import Figure
+def save_curves(path, history, loss="bce", real_fd=None, first_shifted=None):
+    """Write a plot of FD, where it was measured, above one of both losses.
 
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    epochs = [row["epoch"] for row in history]
-    zero = torch.zeros(1)  # the logit of a D that guesses
-    guesses = {
-        "d_loss": discriminator_loss(zero, zero, loss=loss),
-        "g_loss": generator_loss(zero, loss),
-    }
-    for (name, guess), color in zip(guesses.items(), ("C0", "C1"), strict=True):
-        axes.plot(epochs, [row[name] for row in history], ".-", color=color, label=name)
-        axes.axhline(
-            guess.item(), color=color, linestyle="--", label=f"{name} when D can only guess"
-        )
-    axes.set(xlabel="epoch", ylabel=f"{loss} loss")
-    axes.legend(loc="center right")
+    `real_fd`: FD of real images, drawn as a dashed line; `first_shifted`: the epoch to mark.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     measured = [row for row in history if row["fd"] is not None]
-    fd_axes = axes.twinx()
-    fd_axes.plot(
-        [row["epoch"] for row in measured], [row["fd"] for row in measured], ".-", color="C2"
-    )
-    fd_axes.set(yscale="log", ylabel="FD to the training images (green)")
-    save_whole(path, lambda file: figure.savefig(file, format="png", dpi=120))
+    panels = 1
+    if measured:
+        panels = 2
+    figure = Figure(figsize=(8, 3.5 * panels), layout="constrained")
+    axes = figure.subplots(panels, sharex=True, squeeze=False)[:, 0]
+    if measured:
+        plot_fd(axes[0], measured, real_fd)
+    plot_losses(axes[-1], history, loss)
+    for panel in axes:
+        if first_shifted is not None:
+            panel.axvline(
+                first_shifted, color="gray", linestyle=":", label="images are shifted from here on"
+            )
+        panel.legend()
+        panel.grid(alpha=0.3)
+    axes[-1].set_xlabel("epoch")
+    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True, steps=(1, 2, 5, 10)))
+    save_whole(path, lambda file: figure.savefig(file, format="png", dpi=150))
+
+
+def plot_fd(axes, measured, real_fd):
+    """Draw FD in rows of the history into a panel, on a logarithmic axis with plain numbers."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    epochs = [row["epoch"] for row in measured]
+    axes.plot(epochs, [row["fd"] for row in measured], ".-", color="C2", label="drawn images")
+    if real_fd is not None:
+        axes.axhline(real_fd, color="C2", linestyle="--", label="real images")
+    axes.set(title="Quality: FD (lower is better)", ylabel="FD", yscale="log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def plot_losses(axes, history, loss):
+    """Draw both losses into a panel, with dashed lines where they are when D can only guess."""
+    epochs = [row["epoch"] for row in history]
+    zero = torch.zeros(1)  # the logit of a D that guesses
+    axes.plot(epochs, [row["d_loss"] for row in history], ".-", color="C0", label="discriminator")
+    axes.axhline(discriminator_loss(zero, zero, loss=loss).item(), color="C0", linestyle="--")
+    axes.plot(epochs, [row["g_loss"] for row in history], ".-", color="C1", label="generator")
+    axes.axhline(generator_loss(zero, loss).item(), color="C1", linestyle="--")
+    title = "Losses, dashed where the discriminator can only guess"
+    if loss != "wgan_gp":
+        title = "Losses: flat near the dashed line is normal (there D can only guess)"
+    axes.set(title=title, ylabel=f"{loss} loss")
 
 
 def tensorboard_writer_class():
@@ -1642,9 +1766,10 @@ def write_tensorboard(writer, gan):
 def train_gan(**settings):
     """Train and return the averaged Generator, in eval mode, and the history, a list of dicts.
 
-    train_gan(epochs=5): settings are named like the constants. Raises ValueError for a wrong
-    setting or a damaged file, FileNotFoundError for missing data, OSError if a file cannot be
-    written, FloatingPointError if a loss is not finite. Under torchrun process 0 has the history.
+    train_gan(epochs=5): settings are named like the constants, whose comments explain them. Raises
+    ValueError for a wrong setting or a damaged file, FileNotFoundError for missing data, OSError if
+    a file cannot be written, FloatingPointError if a loss is not finite. Under torchrun process 0
+    has the history.
     """
     config = make_config(**settings)
     with processes(config):
@@ -1689,14 +1814,11 @@ def run(config, settings):
     writer = None
     if config.tensorboard and gan.rank == 0:  # what a stopped run wrote later is replaced
         writer = SummaryWriter(tensorboard_folder(config), purge_step=gan.epoch + 1)
+    for dtype in (np.float32, np.float64):  # NumPy 1 warns if it first looks for them later
+        np.finfo(dtype).smallest_subnormal  # noqa: B018
     torch.set_flush_denormal(True)  # Adam's averages of zero gradients would be slow
     try:
-        while gan.epoch < config.epochs:
-            row = gan.train_epoch(loader)
-            if gan.rank == 0:
-                end_epoch(gan, row, judge, writer)
-        if gan.rank == 0:
-            finish_run(gan)
+        train_epochs(gan, loader, judge, writer)
         wait_for_all()
     except BaseException:  # Ctrl-C is one
         print_stop(gan)
@@ -1706,6 +1828,27 @@ def run(config, settings):
         if writer:
             writer.close()
     return gan.G_ema.folded(), gan.history
+
+
+def train_epochs(gan, loader, judge, writer):
+    """Train up to EPOCHS, with the files and the lines on screen of each epoch and of the end."""
+    config = gan.config
+    gan.start_clock()
+    while gan.epoch < config.epochs:
+        row = gan.train_epoch(loader)
+        if gan.rank > 0:
+            continue
+        end_epoch(gan, row, judge, writer)
+        print_epoch(row, config.epochs, gan.time_left())  # last: what is printed is saved
+        if gan.epoch == 1 < config.epochs:
+            print(f"Look at {config.samples_dir}/epoch_0001.png, and after the next epochs again")
+    if gan.rank == 0:
+        real_fd = None
+        if judge is not None:
+            images, _ = loader.dataset.tensors
+            real_fd = judge.fd_of_real(images, stream_seed(config.seed, STREAMS["measurement"]))
+        finish_run(gan, real_fd)
+        print_end(config, time.perf_counter() - gan.start_time)
 
 
 def prepare_run(config, checkpoint=None):
@@ -1742,7 +1885,7 @@ def prepare_run(config, checkpoint=None):
         make_folder("checkpoint_dir", config.checkpoint_dir)
         if not checkpoint:
             clear_folders(config)
-        save_real_samples(images, config)
+        save_real_samples(images, gan)
     gan.check_processes()
     print(f"Training on {describe_data(gan.data)}; {gan.device.type}, {gan.dtype}")
     if world_size > 1:
@@ -1763,11 +1906,12 @@ def load_in_turn(config):
     return loaded
 
 
-def save_real_samples(images, config):
+def save_real_samples(images, gan):
     """Write a grid of real images, to be compared with the drawn ones."""
+    config = gan.config
     real = shuffled(images, stream_seed(config.seed, STREAMS["real samples"]))
     path = Path(config.samples_dir) / "real_samples.png"
-    save_grid(path, to_float(real[: config.num_samples]))
+    save_grid(path, to_float(real[: config.num_samples]), gan.G.classes or None, config.zoom)
 
 
 def shuffled(images, seed):
@@ -1817,7 +1961,6 @@ def end_epoch(gan, row, judge, writer):
     gan.history.append(row)
     gan.G_ema.about |= {"epochs": gan.epoch, "fd": row["fd"]}
 
-    print_epoch(row, config.epochs)
     save_csv(Path(config.checkpoint_dir) / "history.csv", gan.history)
     fds = [past["fd"] for past in gan.history if past["fd"] is not None]
     if row["fd"] is not None and row["fd"] == min(fds):
@@ -1833,32 +1976,54 @@ def end_epoch(gan, row, judge, writer):
 
 def draw_grid(gan, name):
     """Write a grid of samples: always of the same z, and of all classes in turn if there are."""
-    images = gan.G_ema.folded().sample(gan.config.num_samples, gan.config.seed)
-    save_grid(Path(gan.config.samples_dir) / name, images, gan.G.classes or None)
+    config = gan.config
+    images = gan.G_ema.folded().sample(config.num_samples, config.seed)
+    save_grid(Path(config.samples_dir) / name, images, gan.G.classes or None, config.zoom)
 
 
-def finish_run(gan):
-    """Write the files of the end of a run, also when a finished run is resumed."""
+def finish_run(gan, real_fd):
+    """Write the files of the end of a run, also when a finished run is resumed.
+
+    `real_fd`: FD of real images, None without a judge.
+    """
     config = gan.config
     samples = Path(config.samples_dir)
     save_generator(gan, "generator_final.pth")
-    save_curves(samples / "loss_curves.png", gan.history, config.loss)
-    draw_grid(gan, f"epoch_{gan.epoch:04d}.png")  # SAMPLES_DIR may be another one than before
+    first_shifted = None
+    if gan.shift and gan.epoch >= FIRST_SHIFTED_EPOCH:
+        first_shifted = FIRST_SHIFTED_EPOCH
+    save_curves(samples / "loss_curves.png", gan.history, config.loss, real_fd, first_shifted)
+    last_grid = f"epoch_{gan.epoch:04d}.png"
+    draw_grid(gan, last_grid)  # SAMPLES_DIR may be another one than before
+    save_comparison(
+        samples / "real_and_generated.png",
+        samples / "real_samples.png",
+        samples / last_grid,
+        gan.epoch,
+    )
     save_gif(samples / "training.gif", epoch_files(samples, ".png", gan.epoch))
     prune_checkpoints(gan)  # if a run was killed before it could do that
-    print(
-        f"Wrote {config.checkpoint_dir}/generator_final.pth, {samples}/loss_curves.png "
-        "and training.gif"
-    )
+
+
+def print_end(config, seconds):
+    """Print how long a run took, where its pictures are and what can be done next."""
+    model = Path(config.checkpoint_dir) / "generator_final.pth"
+    samples = Path(config.samples_dir)
+    print(f"Wrote {model}; the run took {tqdm.format_interval(seconds)}")
+    print(f"Look at {samples}/real_and_generated.png, training.gif, loss_curves.png")
+    if __name__ == "__main__":
+        folder = ""
+        if config.checkpoint_dir != CHECKPOINT_DIR:
+            folder = f" --checkpoint_dir {config.checkpoint_dir}"
+        print(f"Next: python gan_mnist.py generate{folder}; likewise evaluate, demo")
 
 
 def print_stop(gan):
-    """Print where a run that ends early can be continued."""
-    preset = gan.config.preset
-    advice = f"there is no checkpoint yet, --resume --preset {preset} starts again"
+    """Print how a run that ends early is continued."""
+    advice = f"before the first checkpoint: start again with {switch('overwrite')}"
     paths = epoch_files(gan.config.checkpoint_dir, ".pth")
     if paths:
-        advice = f"--resume continues from {paths[-1]}"
+        advice = f"{switch('resume')} continues from {paths[-1]}"
     print(f"\nStopped in epoch {gan.epoch}: {advice}", flush=True)
 
 
@@ -1902,7 +2067,7 @@ class Judge(nn.Module):
         """Return features (N, 64) and probabilities (N, classes) of uint8 images, on the CPU."""
         features = []
         logits = []
-        for part in images.cpu().split(500):
+        for part in progress(images.cpu().split(500), "Recognizing classes"):
             part_features, part_logits = self(to_float(part))
             features.append(part_features)
             logits.append(part_logits)
@@ -1929,6 +2094,11 @@ class Judge(nn.Module):
             "missing": " ".join(map(str, missing)),
         }
 
+    def fd_of_real(self, images, seed):
+        """Return FD of as many real images as `measure` takes samples: what G cannot go below."""
+        features, _ = self.predict(shuffled(images, seed)[:MEASURED_SAMPLES])
+        return self.fd(features)
+
 
 def class_shares(probabilities):
     """Return how often each class is the most probable one: (N, K) -> (K,), shares of 1."""
@@ -1944,7 +2114,7 @@ def fit_judge(images, labels, epochs, seed=0, shift=2):
     optimizer = torch.optim.AdamW(judge.parameters(), fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, epochs * len(loader))
     for epoch in range(1, epochs + 1):
-        for batch, classes in tqdm(loader, f"Judge [{epoch}/{epochs}]", leave=False, disable=None):
+        for batch, classes in progress(loader, f"Judge [{epoch}/{epochs}]"):
             real = to_float(batch)
             if shift:
                 real = random_shift(real, shift)
@@ -2066,7 +2236,7 @@ def inception_score(probabilities):
 def nearest(points, others, k=1):
     """Return the distance (N,) of each of points (N, d) to its k-th nearest of others (M, d)."""
     distances = []
-    for part in points.split(500):
+    for part in progress(points.split(500), "Finding neighbours"):
         distances.append(torch.cdist(part, others).kthvalue(k).values)
     return torch.cat(distances)
 
@@ -2078,7 +2248,7 @@ def share_inside(points, others, k):
     """
     radii = nearest(others, others, k + 1)  # the nearest of all is the point itself
     inside = []
-    for part in points.split(500):
+    for part in progress(points.split(500), "Comparing with neighbours"):
         inside.append((torch.cdist(part, others) <= radii).any(1))
     return torch.cat(inside).float().mean().item()
 
@@ -2123,7 +2293,20 @@ def outlines(images):
 
 # ── Commands ── `train` is train_gan above; the others use the generator that it has saved ────────
 
-WALK_STEPS = 10  # pictures in a row of generate --interpolate
+METRIC_LINES = {  # of the table of evaluate: the digits of a metric, and which is better
+    "FD to training images": (".2f", "lower"),
+    "FD to test images": (".2f", "lower"),
+    "Inception Score, by the judge": (".2f", "higher"),
+    "precision": (".3f", "higher"),
+    "recall": (".3f", "higher"),
+    "told from training images by a new network": (".1%", "lower"),
+    "told by outlines alone": (".1%", "lower"),
+    "share below 90% confidence": (".1%", "lower"),
+    "classes covered": (".0f", "higher"),
+    "KL of the classes to uniform": (".4f", "lower"),
+    "distance to the nearest training image": (".2f", "as real"),
+}
+WALK_STEPS = 8  # images in a row of generate --interpolate
 MAX_PAGE_BYTES = 20_000_000
 
 
@@ -2172,6 +2355,7 @@ def generate(
     separate=False,
     interpolate=False,
     show=False,
+    zoom=ZOOM,
     samples_dir=SAMPLES_DIR,
     checkpoint_dir=CHECKPOINT_DIR,
 ):
@@ -2195,16 +2379,17 @@ def generate(
         columns = None
         name += f"_digit_{digit}"
     if interpolate:
-        z = sample_z(num_samples + 1, G.latent_dim, seed)
-        images = walk(G, z, labels)
+        walks = math.ceil(num_samples / WALK_STEPS)
+        z = sample_z(walks + 1, G.latent_dim, seed)
+        images = walk(G, z, labels[: walks + 1])
         columns = WALK_STEPS
         path = Path(samples_dir) / f"interpolation_{name}.png"
     else:
         images = G.sample(num_samples, seed, labels[:num_samples])
         path = Path(samples_dir) / f"generated_{name}.png"
 
-    save_grid(path, images, columns)
-    print(f"Wrote {path}, drawn by {model_path} ({describe(G.about)})")
+    save_grid(path, images, columns, zoom)
+    print(f"Wrote {path}: {len(images)} images, drawn by\n{model_path} ({describe(G.about)})")
     if separate:
         for number, image in enumerate(images, 1):
             save_image(path.with_suffix("") / f"{number:04d}.png", image)
@@ -2217,6 +2402,9 @@ def show_picture(path):
     """Open a picture in a window."""
     from matplotlib import pyplot
 
+    if pyplot.get_backend().lower() == "agg":  # what Matplotlib takes where it finds no display
+        print(f"There is no display for --show: open {path}")
+        return
     pyplot.imshow(Image.open(path), cmap="gray")
     pyplot.axis("off")
     pyplot.show()
@@ -2262,7 +2450,9 @@ def evaluate(
     about["real"] = f"test images of {dataset}"
     if dataset == "mnist_5k":
         about["real"] = "the other half of mnist_5k"
-    print_metrics(about, metrics)
+    print(f"{model_path} ({describe(G.about)})")
+    print(f"generated: {len(real):,} samples with seed {seed}; real: {about['real']}\n")
+    print_metrics(metrics)
     text = json.dumps({"about": about, **metrics}, indent=1)
     save_whole(metrics_path(model_path), lambda file: file.write(text.encode()))
     return metrics
@@ -2315,15 +2505,18 @@ def measure_images(images, reference, judge):
     }
 
 
-def print_metrics(about, metrics):
-    """Print what was measured, and a line for each metric: generated images, then real ones."""
-    print(", ".join(f"{key}: {value}" for key, value in about.items()))
-    print(f"{'':48}{'generated':>12}{'real':>12}")
+def print_metrics(metrics):
+    """Print a table with a line for each metric: of generated images, of real ones, what is better.
+
+    A metric that METRIC_LINES does not know is printed, too.
+    """
+    print(f"{'':44}{'generated':>11}{'real':>10}   better")
     for key, value in metrics["generated"].items():
         if isinstance(value, list):
-            print(f"{key}: {' '.join(f'{share:.3f}' for share in value)}")
-        else:
-            print(f"{key:48}{value:12.4f}{metrics['real'][key]:12.4f}")
+            print(f"{key}, in %: {' '.join(f'{share:.1%}'.rstrip('%') for share in value)}")
+            continue
+        digits, better = METRIC_LINES.get(key, (".3f", ""))
+        print(f"{key:44}{value:11{digits}}{metrics['real'][key]:10{digits}}   {better}")
 
 
 def demo(model_path="", samples_dir=SAMPLES_DIR, checkpoint_dir=CHECKPOINT_DIR):
@@ -2482,6 +2675,7 @@ SETTINGS = {
         "keep_checkpoints": (0, 2**31),
         "grid_every_steps": (0, 2**31),
         "num_samples": (1, 10**4),
+        "zoom": (0, 100),
         "tensorboard": bool,
         "metrics_every": (0, 2**31),
     },
@@ -2497,11 +2691,15 @@ FLAG_HELP = {
     "model_path": "file of the generator; the final one, else the newest checkpoint, if not given",
     "digit": "the class that a conditional generator is to draw; -1 = all in turn",
     "separate": "write each image as a PNG file of its own too",
-    "interpolate": "draw walks from one random point to the next, one in each row",
+    "interpolate": "draw walks from one random point to the next, of 8 images in each row",
     "show": "open the picture in a window",
 }
 RULES = {name: rule for group in SETTINGS.values() for name, rule in group.items()}
 Config = collections.namedtuple("Config", [name for name in RULES if name not in FLAG_HELP])
+train_gan.__signature__ = inspect.Signature(  # what help(train_gan) and notebooks show
+    inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=globals()[name.upper()])
+    for name in Config._fields
+)
 
 
 def to_number(value, low, high):
@@ -2566,8 +2764,11 @@ def make_config(**settings):
     """Return all settings, checked and frozen: as given, else of the preset, else the constants."""
     for name in settings:
         if name not in Config._fields:
-            names = ", ".join(Config._fields)
-            raise ValueError(f"there is no setting {name}, but there are {names}")
+            advice = f"but there are {', '.join(Config._fields)}"
+            similar = difflib.get_close_matches(name.lower(), Config._fields, 1)
+            if similar:
+                advice = f"did you mean {similar[0]}?"
+            raise ValueError(f"there is no setting {name}, {advice}")
     values = {name: globals()[name.upper()] for name in Config._fields}
     preset = check("preset", settings.get("preset", PRESET))
     values.update(PRESETS.get(preset, {}))

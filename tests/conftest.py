@@ -21,6 +21,7 @@ TINY = {
     "modes": 4,
     "batch_size": 100,
     "num_samples": 9,
+    "zoom": 1,  # so that pixels can be compared
     "metrics_every": 0,
     "device": "cpu",  # where bits can be compared
 }
@@ -37,6 +38,8 @@ TINY_FLAGS = [
     "100",
     "--num_samples",
     "9",
+    "--zoom",
+    "1",
     "--metrics_every",
     "0",
     "--device",
@@ -45,6 +48,12 @@ TINY_FLAGS = [
     "digits",
 ]
 EPOCH_IMAGES = 1000
+
+
+def pytest_configure(config):
+    """Leave out that the oldest Matplotlib calls functions of pyparsing by their former names."""
+    renamed = r"ignore:.* deprecated - use .*:DeprecationWarning:matplotlib\."
+    config.addinivalue_line("filterwarnings", renamed)
 
 
 def idx_bytes(array):

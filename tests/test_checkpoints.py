@@ -336,7 +336,7 @@ def test_a_new_run_never_mixes_with_an_earlier_one(train, folder):
     train(epochs=3)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     with pytest.raises(
-        ValueError, match=r"earlier run: continue it with --resume if .* --overwrite"
+        ValueError, match=r"earlier run: continue it with resume=True if .* overwrite=True"
     ):
         train(epochs=1)
     with pytest.raises(ValueError, match=r"earlier run"):

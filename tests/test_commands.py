@@ -2,6 +2,7 @@
 
 import inspect
 import pathlib
+import pydoc
 import re
 import subprocess
 import sys
@@ -290,8 +291,16 @@ def test_check_gives_back_plain_values_of_every_setting(name):
 
 
 def test_train_gan_refuses_an_unknown_setting_by_name():
-    with pytest.raises(ValueError, match=r"no setting epoch, but there are .*epochs"):
+    with pytest.raises(ValueError, match=r"no setting epoch, did you mean epochs\?"):
         gan_mnist.train_gan(epoch=3)
+    with pytest.raises(ValueError, match=r"no setting zzz, but there are .*epochs"):
+        gan_mnist.train_gan(zzz=3)
+
+
+def test_help_of_train_gan_names_every_setting_with_its_value():
+    text = " ".join(pydoc.render_doc(gan_mnist.train_gan).split())
+    for name in gan_mnist.Config._fields:
+        assert f"{name}={getattr(gan_mnist, name.upper())!r}" in text
 
 
 def test_a_device_that_is_not_there_is_refused(folder, capsys):
@@ -304,7 +313,7 @@ def test_a_device_that_is_not_there_is_refused(folder, capsys):
 
 
 def test_generate_draws_what_the_generator_draws_for_that_seed(trained, folder, capsys):
-    assert gan_mnist.main("generate --num_samples 16 --seed 7 --separate".split()) == 0
+    assert gan_mnist.main("generate --num_samples 16 --seed 7 --separate --zoom 2".split()) == 0
     assert "generated_samples/generated_seed_7.png" in capsys.readouterr().out
     images = gan_mnist.to_uint8(
         gan_mnist.load_generator("checkpoints/generator_final.pth").sample(16, seed=7)
@@ -314,7 +323,8 @@ def test_generate_draws_what_the_generator_draws_for_that_seed(trained, folder, 
     for image, path in zip(images, singles, strict=True):
         assert np.array_equal(np.array(Image.open(path)), image[0].numpy())
     grid = np.array(Image.open(folder / "generated_samples/generated_seed_7.png"))
-    assert np.array_equal(grid[32:60, 62:90], images[6, 0].numpy())
+    assert grid.shape == (244, 244)
+    assert np.array_equal(grid[::2, ::2][32:60, 62:90], images[6, 0].numpy())
 
 
 def test_a_conditional_generator_draws_one_class_a_column_or_the_digit_that_is_asked_for(
@@ -368,26 +378,43 @@ def test_generate_takes_a_checkpoint_as_well_and_the_newest_before_there_is_a_fi
 
 
 def test_interpolation_walks_from_point_to_point_on_the_shell_of_the_noise(trained, folder):
-    assert gan_mnist.main("generate --interpolate --num_samples 3 --seed 1".split()) == 0
+    flags = "generate --interpolate --num_samples 24 --seed 1 --zoom 1".split()
+    assert gan_mnist.main(flags) == 0
     grid = np.array(Image.open(folder / "generated_samples/interpolation_seed_1.png"))
-    assert grid.shape == (3 * 30 + 2, 10 * 30 + 2)
+    assert grid.shape == (3 * 30 + 2, 8 * 30 + 2)
     points = gan_mnist.to_uint8(
         gan_mnist.load_generator("checkpoints/generator_final.pth").sample(4, seed=1)
     )
     for row in range(3):
-        for column, point in ((0, row), (9, row + 1)):
+        for column, point in ((0, row), (7, row + 1)):
             tile = grid[2 + 30 * row : 30 + 30 * row, 2 + 30 * column : 30 + 30 * column]
             assert np.abs(tile.astype(int) - points[point, 0].numpy()).max() <= 1
-    assert not np.array_equal(grid[:, 2:30], grid[:, 152:180])
+    assert not np.array_equal(grid[:, 2:30], grid[:, 122:150])
+
+
+def test_interpolation_draws_eight_walks_in_700_pixels(trained, folder):
+    assert gan_mnist.main(["generate", "--interpolate"]) == 0
+    with Image.open(folder / "generated_samples/interpolation_seed_0.png") as picture:
+        assert picture.size == (3 * 242, 3 * 242)
 
 
 def test_show_opens_the_picture_with_matplotlib(trained, monkeypatch):
     shown = []
+    monkeypatch.setattr(pyplot, "get_backend", lambda: "qtagg")
     monkeypatch.setattr(
         pyplot, "show", lambda: shown.append(pyplot.gca().get_images()[0].get_array().shape)
     )
     assert gan_mnist.main(["generate", "--show"]) == 0
-    assert shown == [(242, 242)]
+    assert shown == [(726, 726)]
+
+
+def test_show_without_a_display_says_where_the_picture_is(trained, capsys, monkeypatch):
+    monkeypatch.setattr(pyplot, "get_backend", lambda: "agg")
+    assert gan_mnist.main(["generate", "--show"]) == 0
+    printed = capsys.readouterr()
+    last = printed.out.splitlines()[-1]
+    assert last == "There is no display for --show: open generated_samples/generated_seed_0.png"
+    assert printed.err == ""
 
 
 def test_generate_without_a_model_says_how_to_get_one(folder, capsys):
@@ -437,8 +464,10 @@ def test_generate_says_of_a_folder_where_it_cannot_write_what_to_change_and_not_
 
 def test_generate_tells_in_words_what_the_generator_was_trained_on(trained, capsys):
     assert gan_mnist.main(["generate"]) == 0
-    out = capsys.readouterr().out
-    assert "drawn by checkpoints/generator_final.pth (2 epochs of mnist)" in out
+    assert capsys.readouterr().out.splitlines() == [
+        "Wrote generated_samples/generated_seed_0.png: 64 images, drawn by",
+        "checkpoints/generator_final.pth (2 epochs of mnist)",
+    ]
 
 
 # ── what the README says ──

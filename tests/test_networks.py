@@ -87,7 +87,10 @@ def test_modes_are_a_one_hot_choice_by_the_largest_of_the_first_numbers_and_the_
 
 
 def test_modes_that_leave_nothing_of_z_are_refused_by_their_name():
-    with pytest.raises(ValueError, match=r"MODES \(--modes\) is 10: must be at least 0 and below"):
+    expected = r"LATENT_DIM \(--latent_dim\) is 5 and MODES \(--modes\) is 10: MODES must be below"
+    with pytest.raises(ValueError, match=expected):
+        Generator(latent_dim=5)
+    with pytest.raises(ValueError, match="MODES must be below"):
         Generator(latent_dim=10)
     assert Generator(latent_dim=2, modes=0)(torch.randn(3, 2)).shape == (3, 1, 28, 28)
 

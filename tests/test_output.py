@@ -1,12 +1,14 @@
 """Output: pictures and tables say what is in the numbers."""
 
 import csv
+import math
 import sys
 
 import numpy as np
 import pytest
 import torch
 from conftest import TINY_FLAGS, fails
+from matplotlib.figure import Figure
 from PIL import Image
 
 import gan_mnist
@@ -14,7 +16,7 @@ import gan_mnist
 
 def test_grid_holds_each_image_at_its_place_in_a_fixed_range(tmp_path):
     images = torch.linspace(-1, 1, 9).view(9, 1, 1, 1).expand(9, 1, 28, 28)
-    gan_mnist.save_grid(tmp_path / "grid.png", images)
+    gan_mnist.save_grid(tmp_path / "grid.png", images, zoom=1)
     with Image.open(tmp_path / "grid.png") as picture:
         assert picture.mode == "L"
         pixels = np.array(picture)
@@ -27,6 +29,21 @@ def test_grid_holds_each_image_at_its_place_in_a_fixed_range(tmp_path):
     assert (pixels[:32] == 0).all()
 
 
+@pytest.mark.parametrize(
+    ("images", "side", "zoom", "enlarged"),
+    [(64, 28, 0, 3), (64, 64, 0, 2), (9, 28, 0, 8), (1000, 28, 0, 1), (64, 28, 5, 5)],
+)
+def test_grid_is_enlarged_to_700_pixels_or_as_zoom_says_and_each_pixel_stays_as_it_was(
+    tmp_path, images, side, zoom, enlarged
+):
+    images = torch.rand(images, 1, side, side, generator=torch.Generator().manual_seed(0))
+    gan_mnist.save_grid(tmp_path / "small.png", images, zoom=1)
+    gan_mnist.save_grid(tmp_path / "large.png", images, zoom=zoom)
+    small, large = (np.array(Image.open(tmp_path / f"{name}.png")) for name in ("small", "large"))
+    assert np.array_equal(large, np.kron(small, np.ones((enlarged, enlarged), np.uint8)))
+    assert large.shape[0] >= 700
+
+
 def test_grid_of_dim_images_stays_dim(tmp_path):
     gan_mnist.save_grid(tmp_path / "grid.png", torch.full((4, 1, 28, 28), -0.5))
     assert np.array(Image.open(tmp_path / "grid.png")).max() == 64
@@ -34,7 +51,7 @@ def test_grid_of_dim_images_stays_dim(tmp_path):
 
 def test_colour_images_keep_their_colours(tmp_path):
     red = torch.tensor([1.0, -1.0, -1.0]).view(1, 3, 1, 1).expand(4, 3, 8, 8)
-    gan_mnist.save_grid(tmp_path / "grid.png", red)
+    gan_mnist.save_grid(tmp_path / "grid.png", red, zoom=1)
     assert Image.open(tmp_path / "grid.png").getpixel((5, 5)) == (255, 0, 0)
 
 
@@ -42,34 +59,53 @@ def test_colour_images_keep_their_colours(tmp_path):
     ("pictures", "frames"), [(1, 1), (3, 3), (200, 200), (201, 101), (450, 150)]
 )
 def test_gif_shows_at_most_200_pictures_in_order_and_ends_with_the_last(tmp_path, pictures, frames):
-    paths = [tmp_path / f"{number}.png" for number in range(pictures)]
-    for number, path in enumerate(paths):
-        Image.new("L", (4, 4), number // 2).save(path)
+    paths = [tmp_path / f"epoch_{number}.png" for number in range(pictures)]
+    for number, path in enumerate(paths):  # in the 16 greys that it keeps
+        Image.new("L", (60, 4), 17 * (15 * number // pictures)).save(path)
     gan_mnist.save_gif(tmp_path / "training.gif", paths)
     levels = []
     with Image.open(tmp_path / "training.gif") as gif:
         shown = 0
         while True:
-            levels.append(gif.convert("L").getpixel((0, 0)))
+            levels.append(gif.convert("L").getpixel((0, 15)))  # below the caption
             shown += gif.info["duration"]
             try:
                 gif.seek(gif.tell() + 1)
             except EOFError:
                 break
     assert levels == sorted(levels)
-    assert levels[-1] == (pictures - 1) // 2
+    assert levels[-1] == 17 * (15 * (pictures - 1) // pictures)
     assert shown == 120 * (frames - 1) + 2000  # equal neighbours are merged, their times are kept
+    assert len(levels) == frames  # as their captions differ, there are none
+
+
+def test_frames_of_the_gif_tell_their_epochs(tmp_path):
+    paths = [tmp_path / f"epoch_{epoch:04d}.png" for epoch in (7, 8, 17)]
+    for path in paths:
+        Image.new("L", (242, 242)).save(path)
+    gan_mnist.save_gif(tmp_path / "training.gif", paths)
+    with Image.open(tmp_path / "training.gif") as gif:
+        assert gif.size == (242, 254)
+        for number, epoch in enumerate((7, 8, 17)):
+            gif.seek(number)
+            expected = gan_mnist.add_caption(Image.new("L", (242, 242)), f"epoch {epoch}")
+            assert np.array_equal(np.array(gif.convert("L")), np.array(expected))
+    captions = {
+        np.array(gan_mnist.add_caption(Image.new("L", (242, 8)), str(n))).tobytes()
+        for n in range(60)
+    }
+    assert len(captions) == 60
 
 
 def test_gif_takes_grids_of_other_sizes_and_refuses_a_damaged_one(tmp_path):
-    small, large = tmp_path / "small.png", tmp_path / "large.png"
+    small, large = tmp_path / "epoch_1.png", tmp_path / "epoch_2.png"
     Image.new("L", (4, 4), 0).save(small)
     Image.new("L", (8, 8), 9).save(large)
     gan_mnist.save_gif(tmp_path / "training.gif", [small, large])
     with Image.open(tmp_path / "training.gif") as gif:
-        assert (gif.size, gif.n_frames) == ((8, 8), 2)
+        assert (gif.size, gif.n_frames) == ((8, 20), 2)
     small.write_bytes(small.read_bytes()[:40])
-    with pytest.raises(ValueError, match=r"small.png is damaged \(.*\): delete it"):
+    with pytest.raises(ValueError, match=r"epoch_1.png is damaged \(.*\): delete it"):
         gan_mnist.save_gif(tmp_path / "training.gif", [small, large])
 
 
@@ -81,25 +117,60 @@ def test_csv_is_read_back_as_it_was_written(tmp_path):
     assert rows == history
 
 
-def test_curves_are_a_picture_of_both_losses_and_of_the_distance(tmp_path):
-    flat = [{"epoch": n, "d_loss": 1.0, "g_loss": 1.0, "fd": None} for n in range(1, 9)]
-    steep = [
-        {"epoch": n, "d_loss": n, "g_loss": 9.0 - n, "fd": 10.0 ** (n % 2)} for n in range(1, 9)
-    ]
-    for name, history in (("flat", flat), ("steep", steep)):
-        gan_mnist.save_curves(tmp_path / f"{name}.png", history)
-    flat, steep = (
-        np.array(Image.open(tmp_path / f"{name}.png").convert("RGB")) for name in ("flat", "steep")
+def drawn_rows(pixels, color):
+    """-> the rows of a picture (H, W, 3) in which a colour is seen."""
+    return np.flatnonzero((pixels == color).all(2).any(1))
+
+
+def test_curves_are_panels_of_the_distance_and_of_both_losses_and_none_is_empty(tmp_path):
+    rows = [{"epoch": n, "d_loss": n, "g_loss": 9.0 - n, "fd": None} for n in range(1, 9)]
+    gan_mnist.save_curves(tmp_path / "losses.png", rows)
+    rows = [{**row, "fd": 10.0 ** (row["epoch"] % 2)} for row in rows]
+    gan_mnist.save_curves(tmp_path / "both.png", rows, real_fd=0.1, first_shifted=7)
+    losses, both = (
+        np.array(Image.open(tmp_path / f"{name}.png").convert("RGB")) for name in ("losses", "both")
     )
-    assert flat.shape == steep.shape == (540, 960, 3)
-
-    def height(pixels, color):
-        rows = np.flatnonzero((pixels == color).all(2).sum(1))
-        return rows.max() - rows.min()
-
+    assert losses.shape == (525, 1200, 3)
+    assert both.shape == (1050, 1200, 3)
     blue, orange, green = (31, 119, 180), (255, 127, 14), (44, 160, 44)
-    assert height(steep, blue) > 300 and height(steep, orange) > 300
-    assert height(steep, green) > 300 and not (flat == green).all(2).any()
+    for color in (blue, orange):
+        assert np.ptp(drawn_rows(losses, color)) > 300
+        assert drawn_rows(both, color).min() > 525
+    assert len(drawn_rows(losses, green)) == 0
+    assert np.ptp(drawn_rows(both, green)) > 300
+    assert drawn_rows(both, green).max() < 525
+
+
+def axes_of_curves(monkeypatch, history, **options):
+    """-> the panels that save_curves draws."""
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    monkeypatch.setattr(gan_mnist, "save_whole", lambda path, write: write(None))
+    gan_mnist.save_curves("unwritten.png", history, **options)
+    figures[0].draw_without_rendering()
+    return figures[0].axes
+
+
+def test_curves_have_whole_epochs_plain_numbers_and_dashed_lines_at_real_images_and_at_guesses(
+    monkeypatch,
+):
+    rows = [{"epoch": n, "d_loss": 1.4, "g_loss": 0.7, "fd": 90.0 / n} for n in (1, 2, 3)]
+    quality, losses = axes_of_curves(monkeypatch, rows, real_fd=1.25, first_shifted=2)
+    assert quality.get_title() == "Quality: FD (lower is better)"
+    assert {"50", "20", "2"} <= {label.get_text() for label in quality.get_yticklabels()}
+    assert all(float(label.get_text()).is_integer() for label in losses.get_xticklabels())
+
+    def level(panel, style):
+        return [line.get_ydata()[0] for line in panel.lines if line.get_linestyle() == style]
+
+    assert level(quality, "--") == [1.25]
+    assert level(losses, "--") == pytest.approx([2 * math.log(2), math.log(2)])
+    assert "flat near the dashed line is normal" in losses.get_title()
+    for panel, names in ((quality, ["drawn", "real"]), (losses, ["discriminator", "generator"])):
+        labels = [text.get_text() for text in panel.get_legend().get_texts()]
+        assert [label.removesuffix(" images") for label in labels[:2]] == names
+        assert labels[2:] == ["images are shifted from here on"]
+        assert [line.get_xdata()[0] for line in panel.lines if line.get_linestyle() == ":"] == [2]
 
 
 def read_events(folder):

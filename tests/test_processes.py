@@ -146,13 +146,13 @@ def test_ctrl_c_ends_all_processes_with_one_line(folder):
     out, err = process.communicate(timeout=60)
     assert process.returncode != 0
     assert err.count("Stopped by Ctrl-C") == 1
-    assert out.count("--resume continues from stopped/checkpoints/epoch_") == 1
+    assert out.count("resume=True continues from stopped/checkpoints/epoch_") == 1
 
 
 def test_a_set_without_a_judge_is_no_deadlock(folder):
     (folder / "digits/MNIST").rename(folder / "digits/KMNIST")
     out = run_all(folder, "--dataset", "kmnist", "--metrics_every", "1", "--epochs", "1")
-    assert "| FD " in out
+    assert ", FD " in out
 
 
 def test_processes_with_other_data_or_without_the_checkpoint_are_told_apart(folder):

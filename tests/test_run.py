@@ -30,6 +30,7 @@ def test_every_epoch_writes_a_grid_a_row_and_a_checkpoint_and_the_end_the_rest(t
     assert sorted(p.name for p in (folder / "samples").iterdir()) == [
         *(f"epoch_{n:04d}.png" for n in range(1, 6)),
         "loss_curves.png",
+        "real_and_generated.png",
         "real_samples.png",
         "training.gif",
     ]
@@ -57,7 +58,7 @@ def test_grids_are_the_averaged_generators_from_the_same_z_and_real_samples_are_
     train(epochs=2, seed=3, smooth=0.7)
     for epoch in (1, 2):
         generator = gan_mnist.load_generator(f"checkpoints/epoch_000{epoch}.pth")
-        gan_mnist.save_grid(folder / "expected.png", generator.sample(9, seed=3))
+        gan_mnist.save_grid(folder / "expected.png", generator.sample(9, seed=3), zoom=1)
         drawn = (folder / f"samples/epoch_000{epoch}.png").read_bytes()
         assert drawn == (folder / "expected.png").read_bytes()
     with Image.open(folder / "samples/real_samples.png") as picture:
@@ -67,13 +68,69 @@ def test_grids_are_the_averaged_generators_from_the_same_z_and_real_samples_are_
     assert len({tile.numpy().tobytes() for tile in tiles} & known) == 9
 
 
-def test_on_a_terminal_a_bar_shows_batches_speed_and_both_losses(folder):
+def test_on_a_terminal_of_80_columns_a_bar_shows_batches_losses_speed_and_the_time_left(folder):
     terminal, screen = pty.openpty()
-    fcntl.ioctl(screen, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-    process = start(*TINY_FLAGS, "--epochs", "1", "--batch_size", "10", cwd=folder, stderr=screen)
+    fcntl.ioctl(screen, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 80, 0, 0))
+    flags = [*TINY_FLAGS, "--epochs", "2", "--batch_size", "10", "--metrics_every", "1"]
+    process = start(*flags, cwd=folder, stderr=screen)
     finish(process)
-    shown = os.read(terminal, 100_000).decode()
-    assert re.search(r"Epoch \[1/1\].* \d+/100 .*d_loss \d\.\d+, g_loss \d\.\d+, [\d,]+/s", shown)
+    shown = re.split(r"[\r\n]+", os.read(terminal, 100_000).decode())
+    assert max(map(len, shown)) <= 80
+    bar = r"Epoch \[1/2\]: .*\| *\d+/100, D \d\.\d\d, G \d\.\d\d, [\d,]+ img/s, 00:\d\d left"
+    assert any(re.search(bar, line) for line in shown)
+
+
+def test_what_a_run_prints_fits_into_80_columns_and_says_what_to_look_at_and_what_to_do_next(
+    folder,
+):
+    command = [sys.executable, ROOT / "gan_mnist.py", "--dataset", "mnist_5k", *TINY_FLAGS]
+    command += ["--epochs", "2", "--metrics_every", "2", "--batch_size", "1000"]
+    done = subprocess.run(command, cwd=folder, text=True, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    first = lines.index("Look at generated_samples/epoch_0001.png, and after the next epochs again")
+    epoch = r"Epoch \[1/2\]: D loss \d\.\d{3}, G loss \d\.\d{3}, [\d,]+ img/s, 00:\d\d left"
+    assert re.fullmatch(epoch, lines[first - 1])
+    assert re.fullmatch(r"Wrote checkpoints/generator_final.pth; the run took 00:\d\d", lines[-3])
+    for name in re.findall(r"\w+\.(?:png|gif)", lines[-2]):
+        assert (folder / "generated_samples" / name).exists()
+    assert lines[-1] == "Next: python gan_mnist.py generate; likewise evaluate, demo"
+    again = subprocess.run(command, cwd=folder, text=True, capture_output=True)
+    assert "continue it with --resume if" in again.stderr  # a script has flags
+
+
+def test_what_is_printed_of_an_epoch_is_saved(train, folder, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gan_mnist, "print_epoch", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(epochs=3)
+    assert gan_mnist.newest_checkpoint(folder / "checkpoints").state["epoch"] == 1
+    assert (folder / "samples/epoch_0001.png").exists()
+
+
+def test_real_and_drawn_images_stand_side_by_side_at_the_end(train, folder):
+    train(epochs=2)
+    real, drawn, both = (
+        np.array(Image.open(folder / f"samples/{name}.png"))
+        for name in ("real_samples", "epoch_0002", "real_and_generated")
+    )
+    assert real.shape == drawn.shape == (92, 92)
+    assert np.array_equal(both[-92:, :92], real)
+    assert np.array_equal(both[-92:, -92:], drawn)
+    assert both[:-92, :92].max() == both[:-92, -92:].max() == 255  # what they are stands above
+
+
+def test_in_a_notebook_bars_are_shown_without_a_terminal(train, capsys, monkeypatch):
+    train(epochs=1)
+    assert "img/s, 00:00 left" not in capsys.readouterr().out
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    train(epochs=1, overwrite=True)
+    shown = capsys.readouterr()
+    assert re.search(r"Epoch \[1/1\]: 100%\|.*img/s, 00:00 left", shown.out)
+    assert shown.err == ""
 
 
 # ── faults ──
@@ -193,7 +250,7 @@ def test_ctrl_c_in_mid_epoch_says_what_is_saved_and_how_to_go_on(folder):
     code, out, err = finish(process)
     assert (code, err) == (130, "Stopped by Ctrl-C\n")
     newest = gan_mnist.epoch_files(folder / "checkpoints", ".pth")[-1]
-    assert f"--resume continues from checkpoints/{newest.name}" in out
+    assert f"resume=True continues from checkpoints/{newest.name}" in out  # it was imported
     assert not list(folder.rglob("*.part"))
 
 
