@@ -2348,7 +2348,7 @@ def demo(model_path="", seed=SEED, samples_dir=SAMPLES_DIR, checkpoint_dir=CHECK
         "about": describe(G.about),
         "grids": page_grids(G, samples_dir, seed),
         "real": page_digits(G),
-        "told": told_by_network(G, model_path),
+        "told": told_by_networks(G, model_path),
         **page_generator(G),
     }
     text = json.dumps(model).replace("<", "\\u003c")
@@ -2452,16 +2452,20 @@ def page_digits(G):
     return to_base64(Image.fromarray(sheet.numpy()))
 
 
-def told_by_network(G, model_path):
-    """Return how often a new network tells G's digits from real ones; None if not evaluated."""
+def told_by_networks(G, model_path):
+    """Return how often new networks tell G's digits from real ones; None if G is not evaluated."""
     try:
         measured = json.loads(metrics_path(model_path).read_text())
         about = measured["about"]
-        if all(about[key] == value for key, value in G.about.items()):
-            return measured["generated"]["told from training images by a new network"]
+        if any(about[key] != value for key, value in G.about.items()):
+            return None  # of another generator
+        generated = measured["generated"]
+        told = {"A network": generated["told from training images by a new network"]}
+        if "told by outlines alone" in generated:
+            told["A network, outlines alone"] = generated["told by outlines alone"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return None
+    return told
 
 
 def page_generator(G):
