@@ -2124,13 +2124,7 @@ def outlines(images):
 # ── Commands ── `train` is train_gan above; the others use the generator that it has saved ────────
 
 WALK_STEPS = 10  # pictures in a row of generate --interpolate
-
-# demo
 MAX_PAGE_BYTES = 20_000_000
-PAGE_GRIDS = 60  # at most so many grids replay the training
-PAGE_GRID_WIDTH = 320  # pixels, at most
-TEMPLATE = PROJECT / "demo.html"
-PAGE_DIGITS = 20  # real ones of each class in the page, of which the game takes ten
 
 
 def find_generator(model_path, checkpoint_dir):
@@ -2330,6 +2324,12 @@ def print_metrics(about, metrics):
             print(f"{key}: {' '.join(f'{share:.3f}' for share in value)}")
         else:
             print(f"{key:48}{value:12.4f}{metrics['real'][key]:12.4f}")
+
+
+TEMPLATE = PROJECT / "demo.html"
+PAGE_GRIDS = 60  # at most so many grids replay the training
+PAGE_GRID_WIDTH = 320  # pixels, at most
+PAGE_DIGITS = 20  # real ones of each class in the page; the game takes ten of all
 
 
 def demo(model_path="", seed=SEED, samples_dir=SAMPLES_DIR, checkpoint_dir=CHECKPOINT_DIR):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import ROOT, fails
 from PIL import Image
+from torchvision.utils import make_grid
 
 import gan_mnist
 
@@ -444,20 +445,22 @@ def test_the_blend_is_the_first_thing_and_whole_on_the_first_screen(show, size):
 # the training replayed
 
 
-def train_grids(G, epochs, folder="generated_samples", zoom=1):
-    """Write grids as a run of seed 0 does: random greys, and what G draws after the last epoch."""
-    about = {"dataset": "mnist_5k", "epochs": epochs}
+def write_grid(path, images, zoom=1):
+    """Write a grid as a run does, enlarged or not."""
+    grid = make_grid(images, 8, pad_value=-1.0)[: images.shape[1]]
+    large = grid.repeat_interleave(zoom, 1).repeat_interleave(zoom, 2)
+    gan_mnist.save_image(gan_mnist.Path(path), large)
+
+
+def train_grids(G, epochs, seed=0, zoom=1):
+    """Write grids of random greys, and what G draws after the last epoch -> what G tells of it."""
     for epoch in range(1, epochs + 1):
         torch.manual_seed(epoch)
         images = torch.rand(64, *G.image_shape).mul(2).sub(1).round()
         if epoch == epochs:
-            images = G.sample(64, seed=0)
-        path = gan_mnist.Path(folder) / f"epoch_{epoch:04d}.png"
-        gan_mnist.save_grid(path, images)
-        with Image.open(path) as grid:
-            large = grid.resize((zoom * grid.width, zoom * grid.height), Image.Resampling.NEAREST)
-        large.save(path)
-    return about
+            images = G.sample(64, seed)
+        write_grid(f"generated_samples/epoch_{epoch:04d}.png", images, zoom)
+    return {"dataset": "mnist_5k", "epochs": epochs}
 
 
 @needs_browser
@@ -466,7 +469,7 @@ def train_grids(G, epochs, folder="generated_samples", zoom=1):
 def test_the_slider_shows_the_grid_of_its_epoch(show, tmp_path, zoom, channels):
     shape = {"image_shape": (channels, 28, 28), **SMALL}
     G = save_generator(tmp_path / "checkpoints" / "generator_final.pth", **shape)
-    gan_mnist.save_grid(tmp_path / "plain.png", G.sample(64, seed=0))
+    write_grid(tmp_path / "plain.png", G.sample(64, seed=0))
     _, page = show(about=train_grids(G, 5, zoom=zoom), **shape)
     assert page.text_content("#epoch-value") == "epoch 1 of 5"
     page.focus("#epoch")
@@ -508,15 +511,11 @@ def test_play_runs_through_the_epochs_and_starts_again_at_the_end(show, tmp_path
 @needs_browser
 @pytest.mark.parametrize("grids", ["none", "another generator", "another seed"])
 def test_without_grids_of_its_own_run_there_is_no_replay(show, tmp_path, capsys, grids):
-    seed = 5 if grids == "another generator" else 1
-    G = save_generator(tmp_path / "checkpoints" / "generator_final.pth", seed=seed, **SMALL)
+    weights = 5 if grids == "another generator" else 1
+    G = save_generator(tmp_path / "checkpoints" / "generator_final.pth", seed=weights, **SMALL)
     about = {"dataset": "mnist_5k", "epochs": 3}
     if grids != "none":
-        train_grids(G, 3)
-    if grids == "another seed":
-        gan_mnist.save_grid(
-            gan_mnist.Path("generated_samples/epoch_0003.png"), G.sample(64, seed=8)
-        )
+        train_grids(G, 3, seed=8 if grids == "another seed" else 0)
     _, page = show(about=about, **SMALL)
     assert not page.is_visible("#replay")
     assert "It replays no training" in capsys.readouterr().out
@@ -525,8 +524,7 @@ def test_without_grids_of_its_own_run_there_is_no_replay(show, tmp_path, capsys,
 def test_a_run_of_another_seed_is_replayed_when_that_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     G = save_generator(tmp_path / "checkpoints" / "generator_final.pth", **SMALL)
-    about = train_grids(G, 3)
-    gan_mnist.save_grid(gan_mnist.Path("generated_samples/epoch_0003.png"), G.sample(64, seed=8))
+    about = train_grids(G, 3, seed=8)
     save_generator(tmp_path / "checkpoints" / "generator_final.pth", about, **SMALL)
     assert gan_mnist.main(["demo", "--seed", "8"]) == 0
     assert "It replays the training in 3 grids" in capsys.readouterr().out
@@ -682,7 +680,7 @@ def test_the_page_of_the_default_generator_is_one_file_below_6_mb(tmp_path, monk
     pictures, _ = gan_mnist.load_bundle()
     for epoch in range(1, 60):  # no noise, which no PNG makes smaller, but digits
         images = gan_mnist.to_float(pictures[64 * epoch : 64 * (epoch + 1)])
-        gan_mnist.save_grid(gan_mnist.Path(f"generated_samples/epoch_{epoch:04d}.png"), images)
+        write_grid(f"generated_samples/epoch_{epoch:04d}.png", images)
     save_generator(tmp_path / "checkpoints" / "generator_final.pth", about)
     assert gan_mnist.main(["demo"]) == 0
     page = (tmp_path / "generated_samples" / "demo.html").read_text(encoding="utf-8")
