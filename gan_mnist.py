@@ -2519,26 +2519,152 @@ def print_metrics(metrics):
         print(f"{key:44}{value:11{digits}}{metrics['real'][key]:10{digits}}   {better}")
 
 
-def demo(model_path="", samples_dir=SAMPLES_DIR, checkpoint_dir=CHECKPOINT_DIR):
+TEMPLATE = PROJECT / "demo.html"
+PAGE_GRIDS = 60  # at most so many grids replay the training
+PAGE_GRID_WIDTH = 320  # pixels, at most
+PAGE_DIGITS = 20  # real ones of each class in the page; the game takes ten of all
+
+
+def demo(model_path="", seed=SEED, samples_dir=SAMPLES_DIR, checkpoint_dir=CHECKPOINT_DIR):
     """Write a web page that runs a generator in the browser and needs nothing else.
 
-    Weights are float16. Raises
-    FileNotFoundError if there is no generator, ValueError if its file is damaged, OSError if the
-    page cannot be written.
+    It replays the training if the grids in samples_dir are of the generator's run, which had this
+    seed. Returns the path. Raises FileNotFoundError if there is no generator, ValueError if its
+    file is damaged or the page of another one is there, OSError if the page cannot be written.
     """
     G, model_path = find_generator(model_path, checkpoint_dir)
-    template = PROJECT / "demo.html"
     path = Path(samples_dir) / "demo.html"
-    if not template.exists():
-        raise FileNotFoundError(f"{template} is missing: download it from the project page")
-    if path.resolve() == template:
-        raise ValueError(f"{path} is the template of the page: choose another SAMPLES_DIR")
+    check_page(path, model_path)
     make_folder("samples_dir", samples_dir)
-
-    shapes, numbers = export_layers(G)
     model = {
-        "name": model_path.name,
+        "source": page_source(model_path),
         "about": describe(G.about),
+        "grids": page_grids(G, samples_dir, seed),
+        "real": page_digits(G),
+        "told": told_by_networks(G, model_path),
+        **page_generator(G),
+    }
+    text = json.dumps(model).replace("<", "\\u003c")
+    page = TEMPLATE.read_bytes().replace(b"/*MODEL*/null", text.encode())
+    megabytes = len(page) / 1e6
+    if len(page) > MAX_PAGE_BYTES:
+        raise ValueError(
+            f"{model_path} would make a page of {megabytes:.0f} MB, too much for a browser: "
+            "train a generator with a smaller WIDTH or G_HIDDEN"
+        )
+    save_whole(path, lambda file: file.write(page))
+    print(f"Wrote {path} ({megabytes:.1f} MB), drawn by {model_path} ({describe(G.about)})")
+    if model["grids"]:
+        print(f"It replays the training in {len(model['grids'])} grids of {samples_dir}")
+    else:
+        print(f"It replays no training: {samples_dir} has no grids of this generator, seed {seed}")
+    print("Open it in a browser")
+    return path
+
+
+def check_page(path, model_path):
+    """Raise an error if there is no template, or if a page would replace it or another's page."""
+    if not TEMPLATE.exists():
+        raise FileNotFoundError(f"{TEMPLATE} is missing: download it from the project page")
+    if path.resolve() == TEMPLATE:
+        raise ValueError(f"{path} is the template of the page: choose another SAMPLES_DIR")
+    source = json.dumps(page_source(model_path)).encode()
+    if path.is_file() and source not in path.read_bytes():
+        raise ValueError(
+            f"{path} is there and not the page of {model_path}: delete it, or choose another "
+            "SAMPLES_DIR (--samples_dir)"
+        )
+
+
+def page_source(model_path):
+    """Return the name of a generator's file in its folder; a page tells no more of the machine."""
+    path = model_path.resolve()
+    return f"{path.parent.name}/{path.name}"
+
+
+def page_grids(G, samples_dir, seed):
+    """Return the grids of a generator's run for the page: a list of epochs with PNGs in base64.
+
+    It is empty if the last grid is not what G draws. Raises ValueError if a grid is damaged.
+    """
+    paths = epoch_files(samples_dir, ".png", G.about.get("epochs", 0))
+    if not paths or not has_drawn(G, paths[-1], seed):
+        return []
+    chosen = np.linspace(0, len(paths) - 1, min(PAGE_GRIDS, len(paths))).round().astype(int)
+    grids = []
+    for path in [paths[number] for number in chosen]:
+        grid = open_grid(path)
+        small = grid.reduce(math.ceil(grid.width / PAGE_GRID_WIDTH))
+        colours = 16 if small.mode == "L" else 64  # so that 60 grids are below a megabyte
+        epoch = int(path.stem.removeprefix("epoch_"))
+        grids.append({"epoch": epoch, "png": to_base64(small.quantize(colours))})
+    return grids
+
+
+def open_grid(path):
+    """Return a grid as an image, grey or in colour. Raises ValueError if it is damaged."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("L" if image.mode == "L" else "RGB")
+    except OSError as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it") from error
+
+
+def has_drawn(G, path, seed):
+    """Return whether the first image of a grid, of any zoom, is what G draws for this seed."""
+    image = to_uint8(G.sample(1, seed))[0].permute(1, 2, 0)  # (H, W, C)
+    height, width, _ = image.shape
+    grid = torch.from_numpy(np.array(open_grid(path)))
+    grid = grid.view(*grid.shape[:2], -1)
+    for zoom in range(1, 17):
+        start = 2 * zoom  # make_grid leaves two pixels between images
+        tile = grid[start : start + zoom * height : zoom, start : start + zoom * width : zoom]
+        if tile.shape == image.shape and (tile.float() - image).abs().mean() < 2:
+            return True
+    return False
+
+
+def to_base64(image):
+    """Return an image as a PNG in base64."""
+    buffer = io.BytesIO()
+    image.save(buffer, "png", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def page_digits(G):
+    """Return bundled digits for the page: a PNG in base64, a row for each class.
+
+    None if G draws no digits of MNIST, so that the page cannot mix real ones with them.
+    """
+    if G.about.get("dataset") not in ("mnist", "mnist_5k") or G.image_shape[0] != 1:
+        return None
+    side = G.image_shape[-1]
+    images, _, _ = load_dataset("mnist_5k", data_dir="", image_size=side)
+    rows = images.view(10, 500, side, side)[:, :PAGE_DIGITS]  # (class, column, side, side)
+    sheet = rows.transpose(1, 2).reshape(10 * side, PAGE_DIGITS * side)
+    return to_base64(Image.fromarray(sheet.numpy()))
+
+
+def told_by_networks(G, model_path):
+    """Return how often new networks tell G's digits from real ones; None if G is not evaluated."""
+    try:
+        measured = json.loads(metrics_path(model_path).read_text())
+        about = measured["about"]
+        if any(about[key] != value for key, value in G.about.items()):
+            return None  # of another generator
+        generated = measured["generated"]
+        told = {"A network": generated["told from training images by a new network"]}
+        if "told by outlines alone" in generated:
+            told["A network, outlines alone"] = generated["told by outlines alone"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return told
+
+
+def page_generator(G):
+    """Return a generator as the page takes it; weights are float16."""
+    shapes, numbers = export_layers(G)
+    return {
         "latent_dim": G.latent_dim,
         "classes": G.classes,
         "modes": G.modes,
@@ -2548,16 +2674,6 @@ def demo(model_path="", samples_dir=SAMPLES_DIR, checkpoint_dir=CHECKPOINT_DIR):
         "layers": shapes,
         "weights": base64.b64encode(numbers.half().numpy()).decode(),
     }
-    text = json.dumps(model).replace("<", "\\u003c")
-    page = template.read_bytes().replace(b"/*MODEL*/null", text.encode())
-    if len(page) > MAX_PAGE_BYTES:
-        raise ValueError(
-            f"{model_path} would make a page of {len(page) / 1e6:.0f} MB, too much for a browser: "
-            "train a generator with a smaller WIDTH or G_HIDDEN"
-        )
-    save_whole(path, lambda file: file.write(page))
-    print(f"Wrote {path}: open it in a browser")
-    return path
 
 
 @torch.no_grad()

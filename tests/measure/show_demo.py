@@ -1,6 +1,6 @@
 """Open the demo page in Chromium and measure it: python tests/measure/show_demo.py [--page FILE]
 
-Prints how long a grid of samples takes and the frames a second of a morphing digit, and
+Prints how long a grid of samples and a frame of the blend take, the frames a second, and
 takes screenshots, light at a desktop's and dark at a phone's size, into the folder of the page.
 """
 
@@ -11,9 +11,9 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-GRID = """() => Array.from({length: 10}, () => {
+TIMES = """draw => Array.from({length: 50}, (_, i) => {
     const start = performance.now();
-    drawGrid();
+    draw === "grid" ? drawGrid() : moveTo(i / 50, 0.5);
     return performance.now() - start;
 })"""
 FRAMES = """() => new Promise(resolve => {
@@ -37,19 +37,25 @@ def main():
             executable_path=shutil.which("chromium"), args=["--no-sandbox"]
         )
         for name, size, scheme in (
-            ("desktop", (1120, 760), "light"),
+            ("desktop", (1280, 800), "light"),
             ("phone", (390, 844), "dark"),
         ):
             page = browser.new_page(
-                viewport={"width": size[0], "height": size[1]}, color_scheme=scheme
+                viewport={"width": size[0], "height": size[1]},
+                color_scheme=scheme,
+                reduced_motion="reduce",
             )
             page.goto(path.as_uri())
-            times = page.evaluate(GRID)
-            print(f"{name}: a grid in {statistics.median(times):.0f} ms (median of 10)", end=", ")
+            for draw in ("grid", "blend"):
+                times = page.evaluate(TIMES, draw)
+                print(
+                    f"{name}: a {draw} in {statistics.median(times):.1f} ms (median of 50)", end=" "
+                )
+                print(f"{min(times):.1f} (fastest)")
             pauses = page.evaluate(FRAMES)
-            print(f"{1000 / statistics.median(pauses):.0f} frames a second", end=" ")
+            print(f"{name}: {1000 / statistics.median(pauses):.0f} frames a second", end=" ")
             print(f"(median of 100, slowest {1000 / max(pauses):.0f})")
-            page.evaluate("moveTo(0.5, 0.5)")
+            page.evaluate("moveTo(0, 0)")
             page.screenshot(path=path.with_name(f"demo_{name}.png"), full_page=name == "phone")
         browser.close()
 
