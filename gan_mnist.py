@@ -112,6 +112,7 @@ GRADIENT_PENALTY = 0.5  # weight of D's mean squared gradient at real and fake i
 GRAD_CLIP = 0.0  # largest gradient norm of either network; 0 = no limit
 SEED = 0  # the same seed, settings and machine give the same digits
 DEVICE = "auto"  # auto | cuda | mps | cpu
+THREADS = 0  # CPU threads; 0 = one for each core; 1 is faster if another program is busy
 PRECISION = "auto"  # fp32 | bf16 | auto (bf16 where the hardware is fast at it)
 
 # output
@@ -1304,11 +1305,13 @@ FIXED = (
 FREE = ("epochs", "resume", "overwrite")  # settings that may change without a message
 
 
-def switch(setting):
-    """Return how the user turns a setting on: --resume, or resume=True where there are no flags."""
-    if __name__ == "__main__":
+def switch(setting, value=True):
+    """Return how the user gives a setting: --resume, or resume=True where there are no flags."""
+    if __name__ != "__main__":
+        return f"{setting}={value}"
+    if value is True:
         return f"--{setting}"
-    return f"{setting}=True"
+    return f"--{setting} {value}"
 
 
 def save_whole(path, write):
@@ -1534,6 +1537,7 @@ def clear_folders(config):
 # ── Output ── Pictures and tables for people ──────────────────────────────────────────────────────
 
 MEASURED_SAMPLES = 2000  # of which FD is computed during a run; evaluate takes more
+SLOWDOWN = 3  # an epoch so many times slower than the fastest one is worth a warning
 D_WINS = 0.98  # accuracy of D above which G learns little
 GRID_SIDE = 700  # pixels that the longer side of a grid has at least, if ZOOM is 0
 GIF_FRAMES = 200  # at most
@@ -1574,6 +1578,22 @@ def print_epoch(row, epochs, time_left):
         print(
             f"WARNING: D is right in {row['d_accuracy']:.1%} of cases, and G learns little so.\n"
             "  Lower LEARNING_RATE_D, raise DROPOUT or make D smaller",
+            flush=True,
+        )
+
+
+def print_slowdown(history):
+    """Print a warning if the last epoch is the first of some that are far slower than the fastest.
+
+    PyTorch's CPU threads wait for each other in every operation, so a single one that has to share
+    its core delays them all.
+    """
+    rates = [row["images_per_second"] for row in history]
+    slow = [SLOWDOWN * rate < max(rates) for rate in rates]
+    if slow[-1] and not slow[-2]:
+        print(
+            f"WARNING: {max(rates) / rates[-1]:.0f} times slower than before: is another program "
+            f"busy?\n  Then Ctrl-C and {switch('resume')} with {switch('threads', 1)} is faster",
             flush=True,
         )
 
@@ -1805,6 +1825,8 @@ def run(config, settings):
     """Do what train_gan says, in this process."""
     if config.tensorboard:
         SummaryWriter = tensorboard_writer_class()  # before anything is done
+    if config.threads:
+        torch.set_num_threads(config.threads)
     checkpoint = None
     if config.resume:
         checkpoint = newest_checkpoint(config.checkpoint_dir)
@@ -1840,6 +1862,7 @@ def train_epochs(gan, loader, judge, writer):
             continue
         end_epoch(gan, row, judge, writer)
         print_epoch(row, config.epochs, gan.time_left())  # last: what is printed is saved
+        print_slowdown(gan.history)
         if gan.epoch == 1 < config.epochs:
             print(f"Look at {config.samples_dir}/epoch_0001.png, and after the next epochs again")
     if gan.rank == 0:
@@ -2779,6 +2802,7 @@ SETTINGS = {
         "grad_clip": (0.0, 1e6),
         "seed": (0, 2**31 - 1),
         "device": ["auto", "cuda", "mps", "cpu"],
+        "threads": (0, 1024),
         "precision": ["auto", "fp32", "bf16"],
     },
     "output": {

@@ -219,3 +219,26 @@ def test_a_missing_tensorboard_is_one_line_before_the_training(folder, capsys, m
         "error: TENSORBOARD needs a package that is missing: pip install tensorboard",
     )
     assert not list(folder.glob("generated_samples"))
+
+
+@pytest.mark.parametrize(
+    ("rates", "warned"),
+    [
+        ([9000], False),
+        ([9000, 3100], False),
+        ([9000, 2900], True),
+        ([9000, 2900, 2800], False),  # was said before
+        ([9000, 2900, 8000, 1000], True),
+        ([1000, 9000], False),
+    ],
+)
+def test_an_epoch_far_slower_than_the_fastest_is_one_warning_with_the_way_out(
+    rates, warned, capsys
+):
+    gan_mnist.print_slowdown([{"images_per_second": rate} for rate in rates])
+    out = capsys.readouterr().out
+    assert ("WARNING" in out) == warned
+    if warned:
+        assert f"{max(rates) / rates[-1]:.0f} times slower" in out
+        assert "resume=True with threads=1" in out
+        assert max(map(len, out.splitlines())) <= 80

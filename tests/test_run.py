@@ -298,3 +298,12 @@ def test_killed_at_20_random_moments_the_run_still_ends_as_if_undisturbed(train,
     code, _, err = finish(start(*flags, cwd=folder))
     assert (code, err) == (0, "")
     assert_same_run(folder / "undisturbed", folder / "killed")
+
+
+def test_threads_sets_how_many_threads_compute(train):
+    former = torch.get_num_threads()
+    try:
+        train(epochs=1, threads=3)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(former)
