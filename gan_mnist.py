@@ -2052,6 +2052,7 @@ def print_stop(gan):
 
 # ── Metrics ── A small classifier, the judge, compares real images with drawn ones ────────────────
 
+CRITIC_PASSES = 12  # over what the network of the two-sample test learns; more make it no better
 MNIST_JUDGE = BUNDLE.with_name("judge_mnist.pth")  # shipped, so that numbers can be compared
 
 
@@ -2295,7 +2296,8 @@ def two_sample_accuracy(real, fake):
     learned = torch.cat([real[:n], fake[:n]])
     tested = torch.cat([real[n : 2 * n], fake[n : 2 * n]])
     labels = torch.arange(2).repeat_interleave(n)
-    critic = fit_judge(spread_dark_greys(learned), labels, epochs=1, shift=0)
+    epochs = math.ceil(CRITIC_PASSES * len(learned) / EPOCH_IMAGES)
+    critic = fit_judge(spread_dark_greys(learned), labels, epochs, shift=0)
     _, probabilities = critic.predict(spread_dark_greys(tested))
     return (probabilities.argmax(1) == labels).float().mean().item()
 
