@@ -2053,6 +2053,7 @@ def print_stop(gan):
 # ── Metrics ── A small classifier, the judge, compares real images with drawn ones ────────────────
 
 CRITIC_PASSES = 12  # over what the network of the two-sample test learns; more make it no better
+CRITIC_RATE = 2e-3  # with 5e-3 its ReLUs die if there is little to see
 MNIST_JUDGE = BUNDLE.with_name("judge_mnist.pth")  # shipped, so that numbers can be compared
 
 
@@ -2130,13 +2131,13 @@ def class_shares(probabilities):
     return probabilities.argmax(1).bincount(minlength=classes) / len(probabilities)
 
 
-def fit_judge(images, labels, epochs, seed=0, shift=2):
+def fit_judge(images, labels, epochs, seed=0, shift=2, learning_rate=5e-3):
     """Return a Judge trained on images (N, C, H, W) uint8, shifted at random, and labels (N,)."""
     torch.manual_seed(seed)
     judge = Judge(int(labels.max()) + 1, images.shape[1])
     loader = make_loader(images, labels, 128)
     optimizer = torch.optim.AdamW(judge.parameters(), fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, epochs * len(loader))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, epochs * len(loader))
     for epoch in range(1, epochs + 1):
         for batch, classes in progress(loader, f"Judge [{epoch}/{epochs}]"):
             real = to_float(batch)
@@ -2297,7 +2298,9 @@ def two_sample_accuracy(real, fake):
     tested = torch.cat([real[n : 2 * n], fake[n : 2 * n]])
     labels = torch.arange(2).repeat_interleave(n)
     epochs = math.ceil(CRITIC_PASSES * len(learned) / EPOCH_IMAGES)
-    critic = fit_judge(spread_dark_greys(learned), labels, epochs, shift=0)
+    critic = fit_judge(
+        spread_dark_greys(learned), labels, epochs, shift=0, learning_rate=CRITIC_RATE
+    )
     _, probabilities = critic.predict(spread_dark_greys(tested))
     return (probabilities.argmax(1) == labels).float().mean().item()
 
