@@ -2139,7 +2139,7 @@ def fit_judge(images, labels, epochs, seed=0, shift=2, learning_rate=5e-3):
     optimizer = torch.optim.AdamW(judge.parameters(), fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, epochs * len(loader))
     for epoch in range(1, epochs + 1):
-        for batch, classes in progress(loader, f"Judge [{epoch}/{epochs}]"):
+        for batch, classes in progress(loader, f"Learning [{epoch}/{epochs}]"):
             real = to_float(batch)
             if shift:
                 real = random_shift(real, shift)
