@@ -1622,10 +1622,15 @@ def save_grid(path, images, columns=None, zoom=ZOOM):
 
 
 def read_picture(path):
-    """Return a picture that save_grid wrote. Raises ValueError if it is damaged."""
+    """Return a picture that save_grid wrote, grey or in colour.
+
+    Raises ValueError if it is damaged.
+    """
     try:
         with Image.open(path) as picture:
-            return picture.copy()
+            if picture.mode == "L":
+                return picture.copy()
+            return picture.convert("RGB")
     except OSError as error:
         raise ValueError(f"{path} is damaged ({error}): delete it") from error
 
@@ -2621,28 +2626,18 @@ def page_grids(G, samples_dir, seed):
     chosen = np.linspace(0, len(paths) - 1, min(PAGE_GRIDS, len(paths))).round().astype(int)
     grids = []
     for path in [paths[number] for number in chosen]:
-        grid = open_grid(path)
+        grid = read_picture(path)
         small = grid.reduce(math.ceil(grid.width / PAGE_GRID_WIDTH))
         colours = 16 if small.mode == "L" else 64  # so that 60 grids are below a megabyte
-        epoch = int(path.stem.removeprefix("epoch_"))
-        grids.append({"epoch": epoch, "png": to_base64(small.quantize(colours))})
+        grids.append({"epoch": epoch_number(path), "png": to_base64(small.quantize(colours))})
     return grids
-
-
-def open_grid(path):
-    """Return a grid as an image, grey or in colour. Raises ValueError if it is damaged."""
-    try:
-        with Image.open(path) as image:
-            return image.convert("L" if image.mode == "L" else "RGB")
-    except OSError as error:
-        raise ValueError(f"{path} is damaged ({error}): delete it") from error
 
 
 def has_drawn(G, path, seed):
     """Return whether the first image of a grid, of any zoom, is what G draws for this seed."""
     image = to_uint8(G.sample(1, seed))[0].permute(1, 2, 0)  # (H, W, C)
     height, width, _ = image.shape
-    grid = torch.from_numpy(np.array(open_grid(path)))
+    grid = torch.from_numpy(np.array(read_picture(path)))
     grid = grid.view(*grid.shape[:2], -1)
     for zoom in range(1, 17):
         start = 2 * zoom  # make_grid leaves two pixels between images
