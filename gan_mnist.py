@@ -623,6 +623,7 @@ class Generator(BaseGenerator):
         super().__init__(latent_dim, image_shape, classes, modes, norm, activation, end)
         self.hidden = tuple(hidden)
         self.smooth = smooth
+        channels, height, width = image_shape
         widths = [latent_dim + classes, *hidden]
         layers = []
         for n_in, n_out in pairwise(widths):
@@ -633,7 +634,7 @@ class Generator(BaseGenerator):
         if smooth:
             layers.append(SmoothLinear(widths[-1], image_shape, smooth))
         else:
-            layers.append(nn.Linear(widths[-1], math.prod(image_shape)))
+            layers.append(nn.Linear(widths[-1], channels * height * width))
         layers.append(ENDS[end]())
         self.layers = nn.Sequential(*layers)
 
