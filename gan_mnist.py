@@ -112,7 +112,7 @@ GRADIENT_PENALTY = 0.5  # weight of D's mean squared gradient at real and fake i
 GRAD_CLIP = 0.0  # largest gradient norm of either network; 0 = no limit
 SEED = 0  # the same seed, settings and machine give the same digits
 DEVICE = "auto"  # auto | cuda | mps | cpu
-THREADS = 0  # CPU threads; 0 = one for each core; 1 is faster if another program is busy
+THREADS = 0  # CPU threads; 0 = as PyTorch chooses; 1 is faster if another program is busy
 PRECISION = "auto"  # fp32 | bf16 | auto (bf16 where the hardware is fast at it)
 
 # output
@@ -1868,7 +1868,8 @@ def train_epochs(gan, loader, judge, writer):
             continue
         end_epoch(gan, row, judge, writer)
         print_epoch(row, config.epochs, gan.time_left())  # last: what is printed is saved
-        print_slowdown(gan.history)
+        if gan.device.type == "cpu" and torch.get_num_threads() > 1:
+            print_slowdown(gan.history)
         if gan.epoch == 1 < config.epochs:
             print(f"Look at {config.samples_dir}/epoch_0001.png, and after the next epochs again")
     if gan.rank == 0:
