@@ -2341,6 +2341,7 @@ METRIC_LINES = {  # of the table of evaluate: the digits of a metric, and which 
     "KL of the classes to uniform": (".4f", "lower"),
     "distance to the nearest training image": (".2f", "as real"),
 }
+PRETRAINED = PROJECT / "checkpoints" / "pretrained.pth"  # comes with the script
 WALK_STEPS = 8  # images in a row of generate --interpolate
 MAX_PAGE_BYTES = 20_000_000
 
@@ -2348,7 +2349,8 @@ MAX_PAGE_BYTES = 20_000_000
 def find_generator(model_path, checkpoint_dir):
     """Return Generator and path of model_path; if that is "", the final one or newest checkpoint.
 
-    Raises FileNotFoundError if there is none, ValueError if the file is damaged.
+    Before the first run it is the pretrained generator. Raises FileNotFoundError if there is none,
+    ValueError if the file is damaged.
     """
     if model_path:
         return load_generator(model_path), Path(model_path)
@@ -2356,6 +2358,9 @@ def find_generator(model_path, checkpoint_dir):
     final = Path(checkpoint_dir) / "generator_final.pth"
     if final.exists():
         paths.append(final)
+    if not paths and PRETRAINED.exists():
+        print(f"No run in {checkpoint_dir} yet: taking the generator that comes with the script")
+        paths.append(PRETRAINED)
     if not paths:
         raise FileNotFoundError(
             f"no generator in {checkpoint_dir}: train one by `python gan_mnist.py`, or name one "

@@ -417,7 +417,42 @@ def test_show_without_a_display_says_where_the_picture_is(trained, capsys, monke
     assert printed.err == ""
 
 
-def test_generate_without_a_model_says_how_to_get_one(folder, capsys):
+def test_before_the_first_run_the_pretrained_generator_draws_and_says_so(
+    folder, capsys, monkeypatch
+):
+    pretrained = folder / "pretrained.pth"
+    weights = gan_mnist.Generator(hidden=(32,)).half().state_dict()  # as it is shipped
+    torch.save(weights, pretrained)
+    monkeypatch.setattr(gan_mnist, "PRETRAINED", pretrained)
+    assert gan_mnist.main(["generate", "--num_samples", "4"]) == 0
+    out = capsys.readouterr().out
+    assert "No run in checkpoints yet: taking the generator that comes with the script" in out
+    assert str(pretrained) in out
+    assert gan_mnist.main(["demo"]) == 0
+    assert "taking the generator that comes with the script" in capsys.readouterr().out
+
+    G = gan_mnist.load_generator(pretrained)
+    assert all(weight.dtype == torch.float32 for weight in G.parameters())
+    gan_mnist.save_grid(folder / "by_hand.png", G.sample(4, seed=0))
+    drawn = folder / "generated_samples/generated_seed_0.png"
+    assert drawn.read_bytes() == (folder / "by_hand.png").read_bytes()
+
+
+def test_the_pretrained_generator_gives_way_to_a_run(trained, folder, capsys, monkeypatch):
+    pretrained = folder / "checkpoints/pretrained.pth"
+    torch.save(gan_mnist.Generator(hidden=(32,)).state_dict(), pretrained)
+    content = pretrained.read_bytes()
+    monkeypatch.setattr(gan_mnist, "PRETRAINED", pretrained)
+    assert gan_mnist.main(["generate"]) == 0
+    out = capsys.readouterr().out
+    assert "generator_final.pth" in out and "pretrained" not in out
+    flags = [*TINY_FLAGS, "--data_dir", "digits", "--overwrite"]
+    assert gan_mnist.main(flags) == 0
+    assert pretrained.read_bytes() == content  # no run writes or deletes it
+
+
+def test_generate_without_a_model_says_how_to_get_one(folder, capsys, monkeypatch):
+    monkeypatch.setattr(gan_mnist, "PRETRAINED", folder / "missing.pth")
     code, line = fails(capsys, "generate")
     assert code == 2
     assert "no generator in checkpoints" in line and "python gan_mnist.py" in line

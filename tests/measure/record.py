@@ -4,11 +4,15 @@
     python tests/measure/record.py --recipes defaults --seeds 0 1  some of them
     python tests/measure/record.py --recipes --seeds               none: the table and the picture
     python tests/measure/record.py --modes checkpoints/generator_final.pth
+    python tests/measure/record.py --pretrained checkpoints/generator_final.pth
 
 Each run is `python gan_mnist.py` with the flags below, in a process of its own, with its files in
 --out. What was measured is kept in record.json, and a run that is there is not done again: delete
-its entry and its folder in --out to repeat it. --modes measures no recipe, but prints which digits
-the modes of generators draw, and draws samples of those of the first one into modes.png.
+its entry and its folder in --out to repeat it.
+--modes measures no recipe, but prints which digits the modes of generators draw, and draws samples
+of those of the first one into modes.png.
+--pretrained writes a generator in half precision to checkpoints/pretrained.pth, which the commands
+take before the first run.
 """
 
 import argparse
@@ -224,6 +228,16 @@ def show_modes(paths, data_dir):
             gan_mnist.save_grid(Path("modes.png"), rows.flatten(0, 1), G.modes)
 
 
+def save_pretrained(path):
+    """Write the weights of a generator as float16, half as large, to checkpoints/pretrained.pth."""
+    state = gan_mnist.load_generator(path).state_dict()
+    for name, value in state.items():
+        if torch.is_tensor(value) and value.is_floating_point():
+            state[name] = value.half()
+    gan_mnist.save_whole(gan_mnist.PRETRAINED, lambda file: torch.save(state, file))
+    print(f"Wrote {gan_mnist.PRETRAINED}, {gan_mnist.PRETRAINED.stat().st_size / 1e6:.1f} MB")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipes", nargs="*", choices=RECIPES, default=list(RECIPES))
@@ -231,7 +245,11 @@ def main():
     parser.add_argument("--data_dir", type=Path, default=ROOT / "data")
     parser.add_argument("--out", type=Path, default=Path("record"))
     parser.add_argument("--modes", nargs="+", type=Path, metavar="GENERATOR")
+    parser.add_argument("--pretrained", type=Path, metavar="GENERATOR")
     options = parser.parse_args()
+    if options.pretrained:
+        save_pretrained(options.pretrained)
+        return
     if options.modes:
         show_modes(options.modes, options.data_dir)
         return
