@@ -83,14 +83,14 @@ D_ARCH = "mlp"  # mlp | dcgan
 LATENT_DIM = 100  # length of the noise vector z
 MODES = 10  # the largest of z's first MODES numbers picks one of MODES kinds of image; 0 = off
 G_HIDDEN = (256, 512, 1024)  # widths of the hidden layers of an mlp generator
-SMOOTH = 0.0  # width in pixels of a filter on what an mlp generator draws in grey; 0 = none
-D_HIDDEN = (512, 256)  # widths of the hidden layers of an mlp discriminator
+SMOOTH = 0.7  # width in pixels of a filter on what an mlp generator draws in grey; 0 = none
+D_HIDDEN = (1024, 256)  # widths of the hidden layers of an mlp discriminator; classic 512, 256
 G_NORM = "batch"  # batch (BatchNorm in G, in every layer but the last) | none
 G_ACTIVATION = "relu"  # relu | leaky_relu (slope 0.2); of G's hidden layers
 G_END = "tanh"  # tanh | sigmoid (scaled to the same range, -1 to 1)
 WIDTH = 64  # channels of a dcgan next to the image, doubled in each layer away from it
 D_NORM = "none"  # none | batch (BatchNorm in a dcgan discriminator, as in its paper)
-D_SLOPE = 0.2  # slope of D's LeakyReLU below 0
+D_SLOPE = 0.1  # slope of D's LeakyReLU below 0; classic 0.2
 SPECTRAL_NORM = False  # divide D's weights by their largest singular value (Miyato et al. 2018)
 DROPOUT = 0.0  # dropout probability in D; classic 0.3
 CONDITIONAL = False  # show G and D the labels, so that G can be asked for a digit
@@ -133,6 +133,8 @@ METRICS_EVERY = 2  # measure the Fréchet distance (FD) every 2 epochs and at th
 
 COMMON = {  # shared by most GANs of 2014 to 2018, but not by the defaults
     "modes": 0,
+    "smooth": 0.0,
+    "d_slope": 0.2,
     "beta1": 0.5,
     "learning_rate_g": 2e-4,
     "learning_rate_d": 2e-4,
@@ -194,10 +196,7 @@ PRESETS = {
         "grid_every_steps": 100,
     },
     "best": {
-        "about": "the best digits of ten minutes: smoother strokes, a larger D, more epochs",
-        "smooth": 0.7,
-        "d_hidden": (1024, 256),
-        "d_slope": 0.1,
+        "about": "the defaults for twice as long",
         "epochs": 110,
         "lr_decay_end": 140,
     },

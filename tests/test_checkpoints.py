@@ -45,7 +45,7 @@ def test_save_every_and_the_last_epoch_get_checkpoints(train, folder):
                 "spectral_norm": True,
                 "conditional": True,
                 "precision": "bf16",
-                "smooth": 0.7,
+                "smooth": 0.0,
             },
         ),
     ],
@@ -68,7 +68,9 @@ def run_in_two_threads(folder, out, *more):
     if "--resume" in more:
         flags.remove("--overwrite")
     folders = ["--samples_dir", f"{out}/samples", "--checkpoint_dir", f"{out}/checkpoints"]
-    code, _, err = finish(start(*flags, *folders, *more, threads=2))
+    quick = {"GOMP_SPINCOUNT": "0"}  # on a busy machine threads that spin as they wait are slow
+    process = start(*flags, *folders, *more, threads=2, environment=quick)
+    code, _, err = finish(process)
     assert code == 0, err
     return (folder / out / "samples/epoch_0001.png").read_bytes()
 

@@ -180,7 +180,7 @@ def test_an_edited_constant_in_a_copy_of_the_script_is_obeyed_or_refused(folder)
         "EPOCHS = 60", "EPOCHS = 1"
     )
     edited = edited.replace("(256, 512, 1024)", "(16,)").replace(
-        "D_HIDDEN = (512, 256)", "D_HIDDEN = (16,)"
+        "D_HIDDEN = (1024, 256)", "D_HIDDEN = (16,)"
     )
     edited = edited.replace("BATCH_SIZE = 128", "BATCH_SIZE = 1000")
     for script, expected in ((edited, 0), (edited.replace("BETA1 = 0.0", "BETA1 = 1.0"), 2)):

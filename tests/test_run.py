@@ -55,7 +55,7 @@ def test_every_epoch_writes_a_grid_a_row_and_a_checkpoint_and_the_end_the_rest(t
 def test_grids_are_the_averaged_generators_from_the_same_z_and_real_samples_are_real(
     train, folder, digits
 ):
-    train(epochs=2, seed=3, smooth=0.7)
+    train(epochs=2, seed=3)
     for epoch in (1, 2):
         generator = gan_mnist.load_generator(f"checkpoints/epoch_000{epoch}.pth")
         gan_mnist.save_grid(folder / "expected.png", generator.sample(9, seed=3), zoom=1)

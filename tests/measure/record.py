@@ -6,9 +6,10 @@
     python tests/measure/record.py --modes checkpoints/generator_final.pth
     python tests/measure/record.py --pretrained checkpoints/generator_final.pth
 
-Each run is `python gan_mnist.py` with the flags below, in a process of its own, with its files in
---out. What was measured is kept in record.json, and a run that is there is not done again: delete
-its entry and its folder in --out to repeat it.
+Each run is `python gan_mnist.py --threads 1` with the flags below, in a process of its own, with
+its files in --out; with two cores, start this script twice, with different seeds. What was measured
+is kept in record.json, and a run that is there is not done again: delete its entry and its folder
+in --out to repeat it.
 --modes measures no recipe, but prints which digits the modes of generators draw, and draws samples
 of those of the first one into modes.png.
 --pretrained writes a generator in half precision to checkpoints/pretrained.pth, which the commands
@@ -35,19 +36,17 @@ import gan_mnist
 
 RECIPES = {
     "defaults": [],
-    "classic": """--modes 0 --d_hidden 512 256 --dropout 0.3 --learning_rate_g 2e-4
-        --learning_rate_d 2e-4 --beta1 0.5 --batch_size 64 --lr_decay_end 0 --gradient_penalty 0
-        --ema_decay 0 --epochs 80""".split(),
+    "best": ["--preset", "best"],
     "bundle": ["--dataset", "mnist_5k"],
-    "long": ["--epochs", "150", "--lr_decay_end", "190"],
+    "classic": ["--preset", "classic", "--epochs", "80"],
 }
-NAMES = {  # in the README's table
+NAMES = {  # in the picture
     "defaults": "defaults",
-    "classic": "classic",
+    "best": "best",
     "bundle": "defaults on the bundle",
-    "long": "longer",
+    "classic": "classic",
 }
-MINUTES = (1, 3, 10)  # at which a run is measured if it takes so long, and at its end
+EARLY_EPOCH = 16  # in which a run is measured, as well as in its last one
 RECORD = Path(__file__).with_name("record.json")
 
 
@@ -79,7 +78,8 @@ def train(recipe, seed, data_dir, out):
     """Train in a process of its own, if that has not been done -> folder of its checkpoints."""
     folder = out / f"{recipe}_{seed}"
     if not (folder / "generator_final.pth").exists():
-        flags = ["--data_dir", str(data_dir), "--seed", str(seed), "--keep_checkpoints", "0"]
+        flags = ["--data_dir", str(data_dir), "--seed", str(seed), "--threads", "1"]
+        flags += ["--keep_generator_every", str(EARLY_EPOCH), "--save_every", "10"]
         flags += ["--samples_dir", str(folder), "--checkpoint_dir", str(folder), "--overwrite"]
         command = [sys.executable, str(ROOT / "gan_mnist.py"), *flags, *RECIPES[recipe]]
         with (out / f"{recipe}_{seed}.log").open("w") as log:
@@ -107,7 +107,9 @@ def measure(path, judge, images, seed):
         "fd": judge.fd(features),
         "precision": precision,
         "recall": recall,
-        "told": gan_mnist.two_sample_accuracy(reference, fake),
+        "outlines": gan_mnist.two_sample_accuracy(
+            gan_mnist.outlines(reference), gan_mnist.outlines(fake)
+        ),
         "parzen": parzen(fake, images["validation"], images["test"]),
         "classes": (gan_mnist.class_shares(probabilities) >= 0.01).sum().item(),
     }
@@ -134,17 +136,14 @@ def record(recipe, seed, data_dir, out):
     judge = gan_mnist.load_judge("mnist", data_dir)
     seconds, fds = history(folder)
     figures = {}
-    shorter = [minutes for minutes in MINUTES if 60 * minutes < seconds[-1]]
-    for minutes in (*shorter, math.inf):  # the last epoch that has ended by then
-        epoch = sum(time <= 60 * minutes for time in seconds)
-        path = folder / f"epoch_{epoch:04d}.pth"
-        at = "the end" if minutes == math.inf else f"{minutes} min"
-        figures[at] = measure(path, judge, images, seed)
-        figures[at] |= {"epoch": epoch, "seconds": seconds[epoch - 1]}
+    last = len(seconds)
+    for epoch, name in ((EARLY_EPOCH, f"epoch_{EARLY_EPOCH:04d}"), (last, "final")):
+        figures[epoch] = measure(folder / f"generator_{name}.pth", judge, images, seed)
+        figures[epoch]["seconds"] = seconds[epoch - 1]
     machine = f"{os.cpu_count()} cores, {gan_mnist.choose_device('auto', 'auto')[1]}"
     curve = [(time, fd) for time, fd in zip(seconds, fds, strict=True) if fd == fd]
     return {
-        "machine": f"{platform.machine()}, {machine}, torch {torch.__version__}",
+        "machine": f"{platform.machine()}, {machine}, one thread, torch {torch.__version__}",
         "curve": [[round(time, 1), round(fd, 3)] for time, fd in curve],
         "figures": figures,
     }
@@ -152,17 +151,14 @@ def record(recipe, seed, data_dir, out):
 
 def print_table(runs):
     """{recipe: {seed: what record returns}} -> the README's table, means ± standard deviations."""
-    print("| recipe | after | epoch | FD | precision | recall | told | Parzen | digits | seeds |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
-    digits = {"fd": 2, "precision": 3, "recall": 3, "told": 3, "parzen": 1}
+    digits = {"fd": 2, "precision": 3, "recall": 3, "outlines": 3, "parzen": 1}
+    print("| recipe | epochs | FD | precision | recall | outlines | Parzen | digits | seeds |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for recipe, seeds in runs.items():
-        first, *others = [run["figures"] for run in seeds.values()]
-        for at in first:
-            if not all(at in other for other in others):  # not every run took so long
-                continue
-            rows = [figures[at] for figures in (first, *others)]
-            cells = [f"{statistics.mean(row['seconds'] for row in rows) / 60:.1f} min"]
-            cells += [f"{statistics.mean(row['epoch'] for row in rows):.0f}"]
+        figures = [run["figures"] for run in seeds.values()]
+        for epoch in figures[0]:
+            rows = [each[epoch] for each in figures]
+            cells = [f"{epoch} ({statistics.mean(row['seconds'] for row in rows) / 60:.1f} min)"]
             for key, places in digits.items():
                 values = [row[key] for row in rows]
                 spread = statistics.stdev(values) if len(values) > 1 else math.nan
@@ -193,7 +189,7 @@ def draw(path, runs):
         )
     axes.set(
         title="Mean of the seeds, in a band from the lowest to the highest",
-        xlabel="minutes of training",
+        xlabel="minutes of training, one CPU thread",
         ylabel="FD of 2,000 samples (lower is better)",
         yscale="log",
     )
@@ -228,6 +224,14 @@ def show_modes(paths, data_dir):
             gan_mnist.save_grid(Path("modes.png"), rows.flatten(0, 1), G.modes)
 
 
+def read_record():
+    """-> {recipe: {seed: what record returned}}, seeds in order."""
+    runs = {}
+    if RECORD.exists():
+        runs = json.loads(RECORD.read_text())
+    return {recipe: dict(sorted(runs.get(recipe, {}).items())) for recipe in RECIPES}
+
+
 def save_pretrained(path):
     """Write the weights of a generator as float16, half as large, to checkpoints/pretrained.pth."""
     state = gan_mnist.load_generator(path).state_dict()
@@ -254,14 +258,17 @@ def main():
         show_modes(options.modes, options.data_dir)
         return
 
+    torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
-    runs = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     for recipe in options.recipes:
         for seed in options.seeds:
-            if str(seed) not in runs.setdefault(recipe, {}):
+            if str(seed) not in read_record()[recipe]:
                 print(f"{recipe}, seed {seed}", flush=True)
-                runs[recipe][str(seed)] = record(recipe, seed, options.data_dir, options.out)
+                run = record(recipe, seed, options.data_dir, options.out)
+                runs = read_record()  # again: another process may have written meanwhile
+                runs[recipe][str(seed)] = run
                 RECORD.write_text(json.dumps(runs, indent=1) + "\n")
+    runs = {recipe: seeds for recipe, seeds in read_record().items() if seeds}
     print_table(runs)
     draw(ROOT / "generated_samples" / "gallery_fd.png", runs)
 
