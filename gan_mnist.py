@@ -1624,13 +1624,15 @@ def save_grid(path, images, columns=None, zoom=ZOOM):
 def read_picture(path):
     """Return a picture that save_grid wrote, grey or in colour.
 
-    Raises ValueError if it is damaged.
+    Raises FileNotFoundError if somebody has deleted it, ValueError if it is damaged.
     """
     try:
         with Image.open(path) as picture:
             if picture.mode == "L":
                 return picture.copy()
             return picture.convert("RGB")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path} is gone: {switch('resume')} draws it again") from error
     except OSError as error:
         raise ValueError(f"{path} is damaged ({error}): delete it") from error
 

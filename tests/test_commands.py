@@ -4,6 +4,7 @@ import inspect
 import pathlib
 import pydoc
 import re
+import shutil
 import subprocess
 import sys
 
@@ -517,6 +518,7 @@ def test_the_notebook_cells_of_the_readme_run_one_after_the_other_as_they_stand(
     command = re.search(r"`python gan_mnist.py (--conditional --samples_dir[^`]*)`", README)[1]
     flags = [str(each) for name, value in few.items() for each in (f"--{name}", value)]
     assert gan_mnist.main([*command.split(), *flags]) == 0
+    shutil.copy(gan_mnist.PRETRAINED, "checkpoints")
     cells = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     shown = []
     monkeypatch.setattr(

@@ -3,13 +3,14 @@
 import csv
 import json
 import math
+import re
 
 import numpy as np
 import pytest
 import scipy.linalg
 import scipy.stats
 import torch
-from conftest import fails, idx_bytes, same_tensors
+from conftest import ROOT, fails, idx_bytes, same_tensors
 from sklearn.neighbors import NearestNeighbors
 
 import gan_mnist
@@ -583,8 +584,11 @@ def test_evaluate_finds_real_digits_better_than_those_of_an_untrained_generator(
     assert real["FD to training images"] < 5 < generated["FD to training images"]
     assert real["FD to test images"] < 5 < generated["FD to test images"]
     assert real["classes covered"] == 10
-    assert real["precision"] > generated["precision"]
-    assert real["recall"] > generated["recall"]
+    assert (
+        real["recall"] > generated["recall"]
+    )  # precision may be high, of blobs that are all alike
+    for name in ("told from training images by a new network", "told by outlines alone"):
+        assert real[name] < 0.6 < 0.9 < generated[name]
 
 
 def test_evaluate_refuses_too_few_samples_in_one_line(train, capsys):
@@ -599,3 +603,17 @@ def test_evaluate_without_a_model_says_how_to_get_one(folder, capsys):
     code, line = fails(capsys, "evaluate", "--data_dir", "digits")
     assert code == 2
     assert "--model_path" in line
+
+
+# ── the generator that comes with the script ──
+
+
+def test_the_pretrained_generator_has_the_fd_of_the_readme(judge):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    fd = float(re.search(r"pretrained\.pth`[^|]*\|[^|]*FD (\d\.\d\d)", readme)[1])
+    assert fd < 1
+    G = gan_mnist.load_generator(gan_mnist.PRETRAINED)
+    features, _ = judge.predict(gan_mnist.to_uint8(G.sample(10_000, seed=0)))
+    assert judge.fd(features) == pytest.approx(fd, abs=0.02)
+    assert G.about["dataset"] == "mnist" and G.about["images"] == 60_000
+    assert gan_mnist.PRETRAINED.stat().st_size < 3.2e6

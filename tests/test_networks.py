@@ -25,7 +25,7 @@ def test_generator_is_100_256_512_1024_784_with_batchnorm_and_relu():
 
 
 def test_classic_discriminator_is_784_512_256_1_with_leaky_relu_and_dropout():
-    D = Discriminator(hidden=(512, 256), dropout=0.3)
+    D = Discriminator(hidden=(512, 256), dropout=0.3, slope=0.2)
     hidden = [nn.Linear, nn.LeakyReLU, nn.Dropout]
     assert [type(layer) for layer in D.layers] == [*hidden, *hidden, nn.Linear]
     assert [layer.p for layer in D.layers if isinstance(layer, nn.Dropout)] == [0.3, 0.3]
@@ -65,7 +65,7 @@ def test_labels_enter_as_one_hot_and_change_what_is_drawn_and_what_is_real():
     torch.manual_seed(0)
     G, D = Generator(latent_dim=7, modes=3, classes=10).eval(), Discriminator(classes=10)
     assert count(G) - count(Generator(latent_dim=7, modes=3)) == 10 * 256
-    assert count(D) - count(Discriminator()) == 10 * 512
+    assert count(D) - count(Discriminator()) == 10 * 1024
     z, labels = torch.randn(4, 7), torch.tensor([3, 3, 0, 9])
     with torch.no_grad():
         images = G(z, labels)

@@ -123,6 +123,22 @@ def test_real_and_drawn_images_stand_side_by_side_at_the_end(train, folder):
     assert both[:-92, :92].max() == both[:-92, -92:].max() == 255  # what they are stands above
 
 
+def test_pictures_that_are_gone_at_the_end_are_drawn_again_by_resuming(train, folder, monkeypatch):
+    real = folder / "samples/real_samples.png"
+    save_curves = gan_mnist.save_curves
+
+    def delete_first(*arguments):
+        real.unlink()
+        save_curves(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gan_mnist, "save_curves", delete_first)
+        with pytest.raises(FileNotFoundError, match=r"real_samples.png is gone: resume=True"):
+            train(epochs=1)
+    train(epochs=1, resume=True)
+    assert real.exists() and (folder / "samples/real_and_generated.png").exists()
+
+
 def test_in_a_notebook_bars_are_shown_without_a_terminal(train, capsys, monkeypatch):
     train(epochs=1)
     assert "img/s, 00:00 left" not in capsys.readouterr().out
