@@ -536,7 +536,7 @@ def test_the_notebook_cells_of_the_readme_run_one_after_the_other_as_they_stand(
     assert names["sevens"].shape == (16, 1, 28, 28)
     assert names["generator"].classes == 10
     assert [picture.shape for picture in shown] == [(242, 242), (32, 242), (302, 242), (62, 242)]
-    assert (shown[0][2:30, 32:60] == names["images"][1, 0].numpy()).all()
+    assert (shown[0][2:30, 32:60] == names["images"][1, 0].detach().numpy()).all()
     assert all(picture.std() > 0.01 for picture in shown)
 
 

@@ -88,11 +88,14 @@ def train(recipe, seed, data_dir, out):
 
 
 def history(folder):
-    """-> seconds of training up to each epoch's end, FD of 2,000 samples after it or nan."""
+    """-> the number of epochs, and of those in which it was measured, [epoch, FD of 2,000 samples].
+
+    By epochs rather than seconds, which depend on what else the machine does.
+    """
     with (folder / "history.csv").open() as file:
         rows = list(csv.DictReader(file))
-    seconds = torch.tensor([float(row["seconds"]) for row in rows]).cumsum(0)
-    return seconds.tolist(), [float(row["fd"] or "nan") for row in rows]
+    curve = [[int(row["epoch"]), round(float(row["fd"]), 3)] for row in rows if row["fd"]]
+    return len(rows), curve
 
 
 def measure(path, judge, images, seed):
@@ -134,17 +137,14 @@ def record(recipe, seed, data_dir, out):
     images = load_images(data_dir, seed)
     folder = train(recipe, seed, data_dir, out)
     judge = gan_mnist.load_judge("mnist", data_dir)
-    seconds, fds = history(folder)
+    last, curve = history(folder)
     figures = {}
-    last = len(seconds)
     for epoch, name in ((EARLY_EPOCH, f"epoch_{EARLY_EPOCH:04d}"), (last, "final")):
         figures[epoch] = measure(folder / f"generator_{name}.pth", judge, images, seed)
-        figures[epoch]["seconds"] = seconds[epoch - 1]
     machine = f"{os.cpu_count()} cores, {gan_mnist.choose_device('auto', 'auto')[1]}"
-    curve = [(time, fd) for time, fd in zip(seconds, fds, strict=True) if fd == fd]
     return {
         "machine": f"{platform.machine()}, {machine}, one thread, torch {torch.__version__}",
-        "curve": [[round(time, 1), round(fd, 3)] for time, fd in curve],
+        "curve": curve,
         "figures": figures,
     }
 
@@ -158,7 +158,7 @@ def print_table(runs):
         figures = [run["figures"] for run in seeds.values()]
         for epoch in figures[0]:
             rows = [each[epoch] for each in figures]
-            cells = [f"{epoch} ({statistics.mean(row['seconds'] for row in rows) / 60:.1f} min)"]
+            cells = [epoch]
             for key, places in digits.items():
                 values = [row[key] for row in rows]
                 spread = statistics.stdev(values) if len(values) > 1 else math.nan
@@ -178,18 +178,18 @@ def draw(path, runs):
     for number, (recipe, seeds) in enumerate(runs.items()):
         curves = [run["curve"] for run in seeds.values()]  # measured after the same epochs
         points = torch.tensor(curves, dtype=torch.float64)  # (seeds, measurements, 2)
-        minutes, mean = (points.mean(0) / torch.tensor([60, 1])).T
+        epochs, mean = points.mean(0).T
         fds = points[:, :, 1]
         color = f"C{number}"
-        axes.fill_between(minutes, fds.amin(0), fds.amax(0), color=color, alpha=0.2, linewidth=0)
-        axes.plot(minutes, mean, color=color)
-        end = (minutes[-1], mean[-1])
+        axes.fill_between(epochs, fds.amin(0), fds.amax(0), color=color, alpha=0.2, linewidth=0)
+        axes.plot(epochs, mean, color=color)
+        end = (epochs[-1], mean[-1])
         axes.annotate(
             NAMES[recipe], end, (5, 0), textcoords="offset points", color=color, va="center"
         )
     axes.set(
         title="Mean of the seeds, in a band from the lowest to the highest",
-        xlabel="minutes of training, one CPU thread",
+        xlabel="epochs",
         ylabel="FD of 2,000 samples (lower is better)",
         yscale="log",
     )
