@@ -602,7 +602,7 @@ class Generator(BaseGenerator):
 
     Goodfellow et al. 2014, with BatchNorm (Ioffe & Szegedy 2015, arXiv 1502.03167): Linear,
     BatchNorm and ReLU for each hidden width, then Linear and tanh. `smooth` is the width in pixels
-    of a filter after the last Linear, see SmoothLinear.
+    of a filter after the last Linear, see SmoothLinear; a saved generator has it in its weights.
     """
 
     arch = "mlp"
@@ -2609,8 +2609,11 @@ def check_page(path, model_path):
         raise FileNotFoundError(f"{TEMPLATE} is missing: download it from the project page")
     if path.resolve() == TEMPLATE:
         raise ValueError(f"{path} is the template of the page: choose another SAMPLES_DIR")
-    source = json.dumps(page_source(model_path)).encode()
-    if path.is_file() and source not in path.read_bytes():
+    if not path.is_file():
+        return
+    page = path.read_bytes()
+    replaceable = [model_path, PRETRAINED]  # whose page can always be made again
+    if not any(json.dumps(page_source(each)).encode() in page for each in replaceable):
         raise ValueError(
             f"{path} is there and not the page of {model_path}: delete it, or choose another "
             "SAMPLES_DIR (--samples_dir)"

@@ -695,6 +695,21 @@ def test_the_template_has_at_most_600_lines():
     assert len((ROOT / "demo.html").read_text(encoding="utf-8").splitlines()) <= 600
 
 
+def test_the_page_of_the_pretrained_generator_gives_way_to_that_of_a_run(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert gan_mnist.main(["demo"]) == 0  # before any run
+    save_generator(tmp_path / "checkpoints" / "generator_final.pth", **SMALL)
+    assert gan_mnist.main(["demo"]) == 0
+    page = (tmp_path / "generated_samples" / "demo.html").read_text(encoding="utf-8")
+    assert '"source": "checkpoints/generator_final.pth"' in page
+    (tmp_path / "checkpoints" / "generator_final.pth").unlink()
+    capsys.readouterr()
+    code, line = fails(capsys, "demo")  # and not the other way round
+    assert code == 2 and "demo.html is there and not the page of" in line
+
+
 def test_the_page_of_another_generator_is_not_written_over(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     page = tmp_path / "generated_samples" / "demo.html"
