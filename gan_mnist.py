@@ -2350,8 +2350,8 @@ MAX_PAGE_BYTES = 20_000_000
 def find_generator(model_path, checkpoint_dir):
     """Return Generator and path of model_path; if that is "", the final one or newest checkpoint.
 
-    Before the first run it is the pretrained generator. Raises FileNotFoundError if there is none,
-    ValueError if the file is damaged.
+    Before the first run in CHECKPOINT_DIR it is the pretrained one. Raises FileNotFoundError if
+    there is none, ValueError if the file is damaged.
     """
     if model_path:
         return load_generator(model_path), Path(model_path)
@@ -2359,7 +2359,7 @@ def find_generator(model_path, checkpoint_dir):
     final = Path(checkpoint_dir) / "generator_final.pth"
     if final.exists():
         paths.append(final)
-    if not paths and PRETRAINED.exists():
+    if not paths and checkpoint_dir == CHECKPOINT_DIR and PRETRAINED.exists():
         print(f"No run in {checkpoint_dir} yet: taking the generator that comes with the script")
         paths.append(PRETRAINED)
     if not paths:

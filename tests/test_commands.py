@@ -431,6 +431,8 @@ def test_before_the_first_run_the_pretrained_generator_draws_and_says_so(
     assert str(pretrained) in out
     assert gan_mnist.main(["demo"]) == 0
     assert "taking the generator that comes with the script" in capsys.readouterr().out
+    code, line = fails(capsys, "generate", "--checkpoint_dir", "conditonal")  # mistyped
+    assert code == 2 and "no generator in conditonal" in line
 
     G = gan_mnist.load_generator(pretrained)
     assert all(weight.dtype == torch.float32 for weight in G.parameters())
