@@ -599,7 +599,8 @@ def test_evaluate_refuses_too_few_samples_in_one_line(train, capsys):
     assert "NUM_SAMPLES (--num_samples) is 99" in line and "at least 400" in line
 
 
-def test_evaluate_without_a_model_says_how_to_get_one(folder, capsys):
+def test_evaluate_without_a_model_says_how_to_get_one(folder, capsys, monkeypatch):
+    monkeypatch.setattr(gan_mnist, "PRETRAINED", folder / "missing.pth")
     code, line = fails(capsys, "evaluate", "--data_dir", "digits")
     assert code == 2
     assert "--model_path" in line
