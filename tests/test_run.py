@@ -326,3 +326,12 @@ def test_threads_sets_how_many_threads_compute(train):
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(former)
+
+
+def test_a_busy_core_is_noticed():
+    assert 0 <= gan_mnist.busy_cores() <= os.cpu_count() + 0.1
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
+        time.sleep(0.3)  # until it runs
+        busy = gan_mnist.busy_cores(seconds=0.5)
+        other.kill()
+    assert busy > 0.5
