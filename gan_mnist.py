@@ -218,7 +218,7 @@ PRESETS = {
         "grid_every_steps": 100,
     },
     "best": {
-        "about": "the defaults for twice as long",
+        "about": "the best digits: the defaults for twice as long",
         "epochs": 110,
         "lr_decay_end": 140,
     },
