@@ -2383,7 +2383,10 @@ def find_generator(model_path, checkpoint_dir):
         paths.append(final)
     if not paths and checkpoint_dir == CHECKPOINT_DIR and PRETRAINED.exists():
         print(f"No run in {checkpoint_dir} yet: taking the generator that comes with the script")
-        paths.append(PRETRAINED)
+        path = PRETRAINED
+        if path.is_relative_to(Path.cwd()):
+            path = path.relative_to(Path.cwd())  # shorter to read
+        paths.append(path)
     if not paths:
         raise FileNotFoundError(
             f"no generator in {checkpoint_dir}: train one by `python gan_mnist.py`, or name one "
@@ -2616,7 +2619,7 @@ def demo(model_path="", seed=SEED, samples_dir=SAMPLES_DIR, checkpoint_dir=CHECK
             "train a generator with a smaller WIDTH or G_HIDDEN"
         )
     save_whole(path, lambda file: file.write(page))
-    print(f"Wrote {path} ({megabytes:.1f} MB), drawn by {model_path} ({describe(G.about)})")
+    print(f"Wrote {path} ({megabytes:.1f} MB), drawn by\n{model_path} ({describe(G.about)})")
     if model["grids"]:
         print(f"It replays the training in {len(model['grids'])} grids of {samples_dir}")
     else:

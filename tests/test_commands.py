@@ -428,7 +428,7 @@ def test_before_the_first_run_the_pretrained_generator_draws_and_says_so(
     assert gan_mnist.main(["generate", "--num_samples", "4"]) == 0
     out = capsys.readouterr().out
     assert "No run in checkpoints yet: taking the generator that comes with the script" in out
-    assert str(pretrained) in out
+    assert "drawn by\npretrained.pth (" in out
     assert gan_mnist.main(["demo"]) == 0
     assert "taking the generator that comes with the script" in capsys.readouterr().out
     code, line = fails(capsys, "generate", "--checkpoint_dir", "conditonal")  # mistyped

@@ -732,7 +732,7 @@ def test_demo_says_in_words_what_it_wrote_and_from_what(tmp_path, monkeypatch, c
     save_generator(tmp_path / "checkpoints" / "generator_final.pth", about, **SMALL)
     assert gan_mnist.main(["demo"]) == 0
     out = capsys.readouterr().out
-    assert "Wrote generated_samples/demo.html (0.1 MB), drawn by " in out
+    assert "Wrote generated_samples/demo.html (0.1 MB), drawn by\n" in out
     assert "checkpoints/generator_final.pth (2 epochs of mnist_5k)" in out
     assert "{" not in out and "None" not in out
 
