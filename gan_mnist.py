@@ -2,27 +2,29 @@
 # /// script
 # requires-python = ">=3.10"
 # dependencies = ["torch>=2.6", "torchvision>=0.21", "numpy>=1.26", "matplotlib>=3.8",
-#                 "pillow>=10", "tqdm>=4.66"]
+#                 "pillow>=10.1", "tqdm>=4.66"]
 # ///
-"""A generative adversarial network (GAN) that learns to draw MNIST digits, in one readable script.
+"""A generative adversarial network (GAN) that learns to draw MNIST digits.
 
-    python gan_mnist.py                            train with the constants below
+    python gan_mnist.py                            train
     python gan_mnist.py --epochs 10 --seed 1       every constant is also a flag
-    python gan_mnist.py --resume                   continue where the last run stopped
-    python gan_mnist.py generate --num_samples 16  draw digits with the trained generator
-    python gan_mnist.py evaluate                   measure how good its digits are
-    python gan_mnist.py demo                       make a web page that draws them
+    python gan_mnist.py --resume                   continue where it stopped
+    python gan_mnist.py generate --num_samples 16  draw digits
+    python gan_mnist.py evaluate                   measure how good they are
+    python gan_mnist.py demo                       make a web page that draws
 
-Each epoch writes generated_samples/epoch_0001.png (a grid of digits, always from the same z),
-checkpoints/epoch_0001.pth (everything that --resume needs) and a line of history.csv. The end of a
-run writes checkpoints/generator_final.pth and, beside the grids, real_and_generated.png,
-loss_curves.png and training.gif.
-In a notebook:
+Each epoch writes generated_samples/epoch_0001.png (a grid of digits, always
+from the same z), checkpoints/epoch_0001.pth (everything that --resume needs)
+and a line of history.csv. The end of a run writes
+checkpoints/generator_final.pth and, beside the grids, real_and_generated.png,
+loss_curves.png and training.gif. In a notebook:
 
     from gan_mnist import load_generator
-    images = load_generator("checkpoints/generator_final.pth").sample(64, seed=0)  # in [-1, 1]
+    generator = load_generator("checkpoints/generator_final.pth")
+    images = generator.sample(64, seed=0)  # (64, 1, 28, 28) in [-1, 1]
 
-Goodfellow et al. 2014, Generative Adversarial Networks, https://arxiv.org/abs/1406.2661
+Goodfellow et al. 2014, Generative Adversarial Networks,
+https://arxiv.org/abs/1406.2661
 """
 
 import argparse
@@ -83,7 +85,7 @@ if __name__ == "__main__":
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import distributed as dist
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
@@ -175,7 +177,7 @@ PRESETS = {
         "epochs": 100,
     },
     "tiny": {
-        "about": "one hidden layer each, a D that hardly learns; keeps a generator every 10 epochs",
+        "about": "one hidden layer each, a D that hardly learns",
         **COMMON,
         "latent_dim": 64,
         "g_hidden": (256,),
@@ -223,7 +225,7 @@ PRESETS = {
         "lr_decay_end": 140,
     },
     "conditional": {
-        "about": "the defaults with labels: G can be asked for a digit (Mirza & Osindero 2014)",
+        "about": "the defaults with labels (Mirza & Osindero 2014)",
         "conditional": True,
     },
     "hinge": {
@@ -245,6 +247,7 @@ SETS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST", "
 PROJECT = Path(__file__).resolve().parent  # also where the script is started by a symbolic link
 BUNDLE = PROJECT / "data" / "mnist_5k.png"
 BUNDLE_CHECKSUM = 0x31CCB7EC
+GET_BACK = "get it back by `git checkout`, or download the project again"
 EPOCH_IMAGES = 60_000  # a smaller data set is repeated up to this, so that the same settings work
 FOLDER_IMAGE_SIZE = 64  # side of images from a folder if IMAGE_SIZE is 0
 DOWNLOAD_TIMEOUT = 7  # give up on a mirror after so many seconds without data
@@ -268,7 +271,7 @@ def load_bundle():
     FileNotFoundError if it is missing, ValueError if it is damaged.
     """
     if not BUNDLE.exists():
-        raise FileNotFoundError(f"{BUNDLE} is missing: download it again from the project page")
+        raise FileNotFoundError(f"{BUNDLE} is missing: {GET_BACK}")
     try:
         with Image.open(BUNDLE) as sheet:
             pixels = np.array(sheet)
@@ -276,7 +279,7 @@ def load_bundle():
     except Exception:  # each kind of damage raises an error of its own
         whole = False
     if not whole:
-        raise ValueError(f"{BUNDLE} is damaged: download it again from the project page")
+        raise ValueError(f"{BUNDLE} is damaged: {GET_BACK}")
     tiles = pixels.reshape(50, 28, 100, 28).swapaxes(1, 2)  # (row, column, 28, 28)
     images = torch.from_numpy(tiles.reshape(5000, 1, 28, 28).copy())
     labels = torch.arange(10).repeat_interleave(500)
@@ -394,7 +397,7 @@ def load_mnist(data_dir, train=True):
     except FileNotFoundError as error:
         if not BUNDLE.exists():
             raise FileNotFoundError(
-                f"{error}; or download the bundled digits from the project page to {BUNDLE}"
+                f"{error}; the bundled digits, {BUNDLE}, are missing too: {GET_BACK}"
             ) from error
         print(
             f"WARNING: mnist cannot be downloaded ({short_reason(error.__cause__)})\n"
@@ -1330,9 +1333,11 @@ FREE = ("epochs", "resume", "overwrite")  # settings that may change without a m
 def switch(setting, value=True):
     """Return how the user gives a setting: --resume, or resume=True where there are no flags."""
     if __name__ != "__main__":
-        return f"{setting}={value}"
+        return f"{setting}={value!r}"
     if value is True:
         return f"--{setting}"
+    if value is False:
+        return f"--no_{setting}"
     return f"--{setting} {value}"
 
 
@@ -1493,12 +1498,13 @@ def compare_settings(path, state, gan):
     for name, was in state["config"].items():
         if name in FREE or was == now[name]:
             continue
-        change = f"{name.upper()} {was}"
         if name in FIXED:
-            raise ValueError(f"{path} was trained with {change}, now it is {now[name]}: {advice}")
-        print(f"Changed since {path}: {change} -> {now[name]}")
+            raise ValueError(
+                f"{path} was trained with {name.upper()} {was}, now it is {now[name]}: {advice}"
+            )
+        print(f"Changed: {name.upper()} {was} -> {now[name]} ({switch(name, was)} keeps it)")
     if state["world_size"] != gan.world_size:
-        print(f"Changed since {path}: processes {state['world_size']} -> {gan.world_size}")
+        print(f"Changed: processes {state['world_size']} -> {gan.world_size}")
     old_data = state["data"]
     if any(old_data[key] != gan.data[key] for key in ("images", "checksum")):  # not the name
         raise ValueError(
@@ -1525,35 +1531,47 @@ def resume(gan, checkpoint):
     print(f"Continuing from {path}")
 
 
-def clear_folders(config):
-    """Keep two runs from mixing: with OVERWRITE delete the earlier one, else raise ValueError.
+def earlier_files(config):
+    """Return the files of an earlier run that would mix with those of a new one.
 
     With RESUME, when there is no checkpoint yet, a run starts again if its history.csv is there.
     The grids and generator_best.pth are its own then, and it draws them again.
     """
     samples = Path(config.samples_dir)
     checkpoints = Path(config.checkpoint_dir)
-    history = checkpoints / "history.csv"
-    starts_again = config.resume and history.exists()
-    earlier = [*epoch_files(checkpoints, ".pth"), *checkpoints.glob("generator_final.pth")]
-    if not starts_again:
-        earlier += checkpoints.glob("generator_epoch_[0-9]*.pth")
-        earlier += checkpoints.glob("generator_best.pth")
-        earlier += samples.glob("step_[0-9]*.png")
-        earlier += epoch_files(samples, ".png")
-    if earlier and not config.overwrite:
+    files = [*epoch_files(checkpoints, ".pth"), *checkpoints.glob("generator_final.pth")]
+    if config.resume and (checkpoints / "history.csv").exists():
+        return files
+    files += checkpoints.glob("generator_epoch_[0-9]*.pth")
+    files += checkpoints.glob("generator_best.pth")
+    files += samples.glob("step_[0-9]*.png")
+    files += epoch_files(samples, ".png")
+    return files
+
+
+def check_earlier_run(config):
+    """Raise ValueError if an earlier run is there and is not to be deleted."""
+    try:
+        files = earlier_files(config)
+    except OSError:  # an impossible name, which make_folder will tell
+        return
+    if files and not config.overwrite:
         raise ValueError(
-            f"{earlier[-1]} is there from an earlier run: continue it with {switch('resume')} if "
-            f"it has a checkpoint, delete it with {switch('overwrite')}, or set another "
-            "SAMPLES_DIR and CHECKPOINT_DIR"
+            f"{files[-1]} is of an earlier run: keep it by another SAMPLES_DIR and CHECKPOINT_DIR, "
+            f"continue it by {switch('resume')} if it has a checkpoint, or delete it by "
+            f"{switch('overwrite')}"
         )
-    for path in earlier:
+
+
+def clear_folders(config):
+    """Delete the earlier run, if there is one, so that two runs do not mix."""
+    for path in earlier_files(config):
         path.unlink()
         metrics_path(path).unlink(missing_ok=True)
     if config.overwrite:
-        history.unlink(missing_ok=True)
+        (Path(config.checkpoint_dir) / "history.csv").unlink(missing_ok=True)
         for name in ("loss_curves.png", "real_and_generated.png", "training.gif"):
-            (samples / name).unlink(missing_ok=True)
+            (Path(config.samples_dir) / name).unlink(missing_ok=True)
 
 
 # ── Output ── Pictures and tables for people ──────────────────────────────────────────────────────
@@ -1563,7 +1581,7 @@ SLOWDOWN = 3  # an epoch so many times slower than the fastest one is worth a wa
 D_WINS = 0.98  # accuracy of D above which G learns little
 GRID_SIDE = 700  # pixels that the longer side of a grid has at least, if ZOOM is 0
 GIF_FRAMES = 200  # at most
-CAPTION_HEIGHT = 12  # pixels, enlarged like the grids
+CAPTION_PART = 16  # a caption is so many times less high than its picture is wide
 
 
 def describe_data(data):
@@ -1660,16 +1678,12 @@ def read_picture(path):
 
 
 def add_caption(picture, text):
-    """Return a picture with a line of text above it, enlarged about as much as the picture is."""
-    zoom = math.ceil(picture.width / 300)
-    line = Image.new(picture.mode, (math.ceil(picture.width / zoom), CAPTION_HEIGHT))
-    draw = ImageDraw.Draw(line)
-    draw.fontmode = "1"  # without half-tones, which would be enlarged, too
-    draw.text((2, 0), text, fill="white")
-    line = line.resize((zoom * line.width, zoom * line.height), Image.Resampling.NEAREST)
-    captioned = Image.new(picture.mode, (picture.width, line.height + picture.height))
-    captioned.paste(line, (0, 0))
-    captioned.paste(picture, (0, line.height))
+    """Return a picture with a line of text above it."""
+    height = max(12, math.ceil(picture.width / CAPTION_PART))
+    captioned = Image.new(picture.mode, (picture.width, height + picture.height))
+    captioned.paste(picture, (0, height))
+    font = ImageFont.load_default(size=0.7 * height)
+    ImageDraw.Draw(captioned).text((height // 4, 0), text, fill="white", font=font)
     return captioned
 
 
@@ -1901,7 +1915,7 @@ def train_epochs(gan, loader, judge, writer):
             images, _ = loader.dataset.tensors
             real_fd = judge.fd_of_real(images, stream_seed(config.seed, STREAMS["measurement"]))
         finish_run(gan, real_fd)
-        print_end(config, time.perf_counter() - gan.start_time)
+        print_end(gan)
 
 
 def prepare_run(config, checkpoint=None):
@@ -1913,6 +1927,8 @@ def prepare_run(config, checkpoint=None):
             "with at least 2 images for each"
         )
     check_folders(config)
+    if rank == 0 and not checkpoint:
+        check_earlier_run(config)
     images, labels, dataset = load_in_turn(config)
     classes = int(labels.max()) + 1
     if config.conditional and classes == 1:
@@ -1940,12 +1956,21 @@ def prepare_run(config, checkpoint=None):
             clear_folders(config)
         save_real_samples(images, gan)
     gan.check_processes()
-    print(f"Training on {describe_data(gan.data)}; {gan.device.type}, {gan.dtype}")
-    if world_size > 1:
-        print(f"{world_size} processes, {config.batch_size // world_size} images each in a step")
-    if shift:
-        print(f"Images are shifted by up to a pixel from epoch {FIRST_SHIFTED_EPOCH} on")
+    print_start(gan, loader)
     return gan, loader, judge
+
+
+def print_start(gan, loader):
+    """Print what a run is trained on and by which hardware."""
+    print(f"Training on {describe_data(gan.data)}; {gan.device.type}, {gan.dtype}")
+    passes = len(loader.sampler) * loader.sampler.batch_size / gan.data["images"]
+    if passes > 1.5:
+        print(f"Each epoch sees all of them {passes:.0f} times")
+    if gan.shift:
+        print(f"Images are shifted by up to a pixel from epoch {FIRST_SHIFTED_EPOCH} on")
+    if gan.world_size > 1:
+        each = gan.config.batch_size // gan.world_size
+        print(f"{gan.world_size} processes, {each} images each in a step")
 
 
 def load_in_turn(config):
@@ -2058,11 +2083,17 @@ def finish_run(gan, real_fd):
     prune_checkpoints(gan)  # if a run was killed before it could do that
 
 
-def print_end(config, seconds):
-    """Print how long a run took, where its pictures are and what can be done next."""
+def print_end(gan):
+    """Print how long the training took, where its pictures are and what can be done next."""
+    config = gan.config
     model = Path(config.checkpoint_dir) / "generator_final.pth"
     samples = Path(config.samples_dir)
-    print(f"Wrote {model}; the run took {tqdm.format_interval(seconds)}")
+    if gan.start_epoch == gan.epoch:
+        print(f"All {gan.epoch} epochs were done before: raise EPOCHS for more")
+        print(f"Wrote {model}")
+    else:
+        took = tqdm.format_interval(time.perf_counter() - gan.start_time)
+        print(f"Wrote {model}; epochs {gan.start_epoch + 1} to {gan.epoch} took {took}")
     print(f"Look at {samples}/real_and_generated.png, training.gif, loss_curves.png")
     if __name__ == "__main__":
         folder = ""
@@ -2231,7 +2262,7 @@ def load_judge(dataset, data_dir):
     path = judge_path(dataset, data_dir)
     if not path.exists():
         if path == MNIST_JUDGE:
-            raise FileNotFoundError(f"{path} is missing: download it from the project page")
+            raise FileNotFoundError(f"{path} is missing: {GET_BACK}")
         print(f"Training a judge of {dataset}, once; METRICS_EVERY = 0 trains without metrics")
         train_judge(dataset, data_dir)
     state = load_weights(path)
@@ -2253,10 +2284,7 @@ def choose_judge(config, dataset):
         print("Training without metrics: a folder of images has no judge that could measure FD")
         return None
     if judge_path(dataset, config.data_dir) == MNIST_JUDGE and not MNIST_JUDGE.exists():
-        print(
-            f"WARNING: training without metrics, as {MNIST_JUDGE} is missing: download it from "
-            "the project page"
-        )
+        print(f"WARNING: training without metrics, as {MNIST_JUDGE} is missing: {GET_BACK}")
         return None
     return load_judge(dataset, config.data_dir)
 
@@ -2369,11 +2397,11 @@ WALK_STEPS = 8  # images in a row of generate --interpolate
 MAX_PAGE_BYTES = 20_000_000
 
 
-def find_generator(model_path, checkpoint_dir):
+def find_generator(model_path, checkpoint_dir, conditional=False):
     """Return Generator and path of model_path; if that is "", the final one or newest checkpoint.
 
     Before the first run in CHECKPOINT_DIR it is the pretrained one. Raises FileNotFoundError if
-    there is none, ValueError if the file is damaged.
+    there is none, with advice to train one (conditional or not), ValueError if the file is damaged.
     """
     if model_path:
         return load_generator(model_path), Path(model_path)
@@ -2388,9 +2416,14 @@ def find_generator(model_path, checkpoint_dir):
             path = path.relative_to(Path.cwd())  # shorter to read
         paths.append(path)
     if not paths:
+        flags = ""
+        if conditional:
+            flags += " --conditional"
+        if checkpoint_dir != CHECKPOINT_DIR:
+            flags += f" --samples_dir {checkpoint_dir} --checkpoint_dir {checkpoint_dir}"
         raise FileNotFoundError(
-            f"no generator in {checkpoint_dir}: train one by `python gan_mnist.py`, or name one "
-            "by --model_path"
+            f"no generator in {checkpoint_dir}: train one by `python gan_mnist.py{flags}`, or name "
+            "one by --model_path"
         )
     return load_generator(paths[-1]), paths[-1]
 
@@ -2430,7 +2463,7 @@ def generate(
     Returns the path of the picture. Raises FileNotFoundError if there is no generator, ValueError
     if its file is damaged or if it does not know the digit, OSError if a file cannot be written.
     """
-    G, model_path = find_generator(model_path, checkpoint_dir)
+    G, model_path = find_generator(model_path, checkpoint_dir, conditional=digit >= 0)
     if digit >= G.classes:
         raise ValueError(
             f"--digit is {digit}: {model_path} knows {G.classes} classes; a generator learns them "
@@ -2520,7 +2553,9 @@ def evaluate(
     print(f"generated: {len(real):,} samples with seed {seed}; real: {about['real']}\n")
     print_metrics(metrics)
     text = json.dumps({"about": about, **metrics}, indent=1)
-    save_whole(metrics_path(model_path), lambda file: file.write(text.encode()))
+    path = metrics_path(model_path)
+    save_whole(path, lambda file: file.write(text.encode()))
+    print(f"Wrote {path}")
     return metrics
 
 
@@ -2574,15 +2609,16 @@ def measure_images(images, reference, judge):
 def print_metrics(metrics):
     """Print a table with a line for each metric: of generated images, of real ones, what is better.
 
-    A metric that METRIC_LINES does not know is printed, too.
+    A metric that METRIC_LINES does not know is printed, too. Below it: how often each class comes.
     """
     print(f"{'':44}{'generated':>11}{'real':>10}   better")
     for key, value in metrics["generated"].items():
         if isinstance(value, list):
-            print(f"{key}, in %: {' '.join(f'{share:.1%}'.rstrip('%') for share in value)}")
             continue
         digits, better = METRIC_LINES.get(key, (".3f", ""))
         print(f"{key:44}{value:11{digits}}{metrics['real'][key]:10{digits}}   {better}")
+    shares = [f"{100 * share:.1f}" for share in metrics["generated"]["shares of the classes"]]
+    print(f"\nshares of the classes, generated, in %: {' '.join(shares)}")
 
 
 TEMPLATE = PROJECT / "demo.html"
@@ -2631,7 +2667,7 @@ def demo(model_path="", seed=SEED, samples_dir=SAMPLES_DIR, checkpoint_dir=CHECK
 def check_page(path, model_path):
     """Raise an error if there is no template, or if a page would replace it or another's page."""
     if not TEMPLATE.exists():
-        raise FileNotFoundError(f"{TEMPLATE} is missing: download it from the project page")
+        raise FileNotFoundError(f"{TEMPLATE} is missing: {GET_BACK}")
     if path.resolve() == TEMPLATE:
         raise ValueError(f"{path} is the template of the page: choose another SAMPLES_DIR")
     if not path.is_file():
@@ -2873,9 +2909,19 @@ FLAG_HELP = {
 RULES = {name: rule for group in SETTINGS.values() for name, rule in group.items()}
 Config = collections.namedtuple("Config", [name for name in RULES if name not in FLAG_HELP])
 train_gan.__signature__ = inspect.Signature(  # what help(train_gan) and notebooks show
-    inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=globals()[name.upper()])
+    inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=globals().get(name.upper()))
     for name in Config._fields
 )
+
+
+def constants():
+    """Return {setting: its constant at the top}. Raises ValueError if somebody has renamed one."""
+    values = {}
+    for name in Config._fields:
+        if name.upper() not in globals():
+            raise ValueError(f"{name.upper()} is missing among the constants of {__file__}")
+        values[name] = globals()[name.upper()]
+    return values
 
 
 def to_number(value, low, high):
@@ -2945,7 +2991,7 @@ def make_config(**settings):
             if similar:
                 advice = f"did you mean {similar[0]}?"
             raise ValueError(f"there is no setting {name}, {advice}")
-    values = {name: globals()[name.upper()] for name in Config._fields}
+    values = constants()
     preset = check("preset", settings.get("preset", PRESET))
     values.update(PRESETS.get(preset, {}))
     values.pop("about", None)
@@ -2982,32 +3028,44 @@ def constant_comments():
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are ValueErrors, so that they are shown like all others."""
 
+    settings = ()  # names of its flags
+
     def error(self, message):
-        raise ValueError(f"{message}; {self.prog} --help shows all flags")
+        advice = f"{self.prog} --help shows all flags"
+        _, unrecognized, words = message.partition("unrecognized arguments: ")
+        if unrecognized:
+            name = words.split()[0].lstrip("-").replace("-", "_")
+            similar = difflib.get_close_matches(name, self.settings, 1)
+            if similar:
+                advice = f"did you mean --{similar[0]}?"
+        raise ValueError(f"{message}; {advice}")
 
 
 def build_parser(command):
     """Return the parser of a command: a flag for each of its settings."""
     parameters = inspect.signature(COMMANDS[command]).parameters
+    program = f"python gan_mnist.py {command}"
     groups = {"flags": parameters}
     defaults = {name: parameter.default for name, parameter in parameters.items()}
     description = inspect.getdoc(COMMANDS[command]).partition("\n\n")[0]
     epilog = "--no_NAME turns a switch off. Both --batch_size and --batch-size are understood."
     if command == "train":
+        program = "python gan_mnist.py"
         groups = {title: SETTINGS[title] for title in SETTINGS if title != "other commands"}
-        defaults = {name: globals()[name.upper()] for name in Config._fields}
+        defaults = constants()
         description = __doc__
         epilog = "\n".join(["presets:", *preset_lines(), "", epilog])
 
     parser = Parser(
-        prog=f"python gan_mnist.py {command}",
-        usage=f"python gan_mnist.py {command} [flags]",
+        prog=program,
+        usage=f"{program} [flags]",
         description=description,
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
+    parser.settings = list(defaults)
     comments = constant_comments()
     for title, names in groups.items():
         group = parser.add_argument_group(title)
@@ -3019,7 +3077,7 @@ def build_parser(command):
 
 def preset_lines():
     """Return a line on each preset."""
-    return [f"  {name:22}{preset['about']}" for name, preset in PRESETS.items()]
+    return [f"  {name:16}{preset['about']}" for name, preset in PRESETS.items()]
 
 
 def add_flag(group, name, default, text):

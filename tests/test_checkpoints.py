@@ -275,9 +275,9 @@ def test_resume_without_a_checkpoint_spares_what_another_run_has_drawn(train, fo
     train(epochs=3)
     for path in (folder / "checkpoints").glob("epoch_*.pth"):
         path.unlink()
-    with pytest.raises(ValueError, match=r"generator_final.pth is there from an earlier run"):
+    with pytest.raises(ValueError, match=r"generator_final.pth is of an earlier run"):
         train(epochs=3, resume=True)
-    with pytest.raises(ValueError, match=r"epoch_0003.png is there from an earlier run"):
+    with pytest.raises(ValueError, match=r"epoch_0003.png is of an earlier run"):
         train(epochs=3, resume=True, checkpoint_dir="elsewhere")
 
 
@@ -327,8 +327,8 @@ def test_resume_with_another_learning_rate_goes_on_and_says_so(train, capsys):
     train(epochs=2, resume=True, learning_rate_g=0.5, beta1=0.75)
     changes = [line for line in capsys.readouterr().out.splitlines() if "Changed" in line]
     assert sorted(changes) == [
-        "Changed since checkpoints/epoch_0001.pth: BETA1 0.0 -> 0.75",
-        "Changed since checkpoints/epoch_0001.pth: LEARNING_RATE_G 0.001 -> 0.5",
+        "Changed: BETA1 0.0 -> 0.75 (beta1=0.0 keeps it)",
+        "Changed: LEARNING_RATE_G 0.001 -> 0.5 (learning_rate_g=0.001 keeps it)",
     ]
     group = gan_mnist.load_weights("checkpoints/epoch_0002.pth")["optimizer_g"]["param_groups"][0]
     assert (group["lr"], group["betas"]) == (0.5, (0.75, 0.999))
@@ -338,7 +338,7 @@ def test_a_new_run_never_mixes_with_an_earlier_one(train, folder):
     train(epochs=3)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     with pytest.raises(
-        ValueError, match=r"earlier run: continue it with resume=True if .* overwrite=True"
+        ValueError, match=r"earlier run: .* continue it by resume=True if .* overwrite=True"
     ):
         train(epochs=1)
     with pytest.raises(ValueError, match=r"earlier run"):
@@ -353,6 +353,12 @@ def test_a_new_run_never_mixes_with_an_earlier_one(train, folder):
     assert not (folder / "checkpoints/epoch_0001.pth.json").exists()
 
 
+def test_an_earlier_run_is_noticed_before_a_data_set_is_looked_for(train):
+    train(epochs=1)
+    with pytest.raises(ValueError, match=r"epoch_0001.png is of an earlier run"):
+        train(epochs=1, dataset="a folder that is not there")
+
+
 @pytest.mark.parametrize("name", ["best", "final"])
 def test_a_generator_that_is_left_is_never_deleted_without_overwrite_nor_another_file(
     train, folder, name
@@ -360,7 +366,7 @@ def test_a_generator_that_is_left_is_never_deleted_without_overwrite_nor_another
     (folder / "checkpoints").mkdir()
     for suffix in ("pth", "onnx"):
         (folder / f"checkpoints/generator_{name}.{suffix}").write_bytes(b"dear to me")
-    with pytest.raises(ValueError, match=f"generator_{name}.pth is there from an earlier run"):
+    with pytest.raises(ValueError, match=f"generator_{name}.pth is of an earlier run"):
         train(epochs=1)
     for suffix in ("pth", "onnx"):
         assert (folder / f"checkpoints/generator_{name}.{suffix}").read_bytes() == b"dear to me"

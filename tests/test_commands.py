@@ -219,7 +219,10 @@ def test_constants_may_be_annotated_wrapped_moved_or_left_without_a_comment(fold
         (["--epochs", "0"], "EPOCHS (--epochs) is '0'"),
         (["--seed", "-1"], "SEED (--seed) is '-1'"),
         (["--g_hidden", "0"], "G_HIDDEN (--g_hidden) is ['0']"),
-        (["--mine", "4"], "unrecognized arguments: --mine 4"),
+        (["--mine", "4"], "unrecognized arguments: --mine 4; python gan_mnist.py --help shows"),
+        (["--epocs", "4"], "unrecognized arguments: --epocs 4; did you mean --epochs?"),
+        (["--batch-sise=4"], "unrecognized arguments: --batch-sise=4; did you mean --batch_size?"),
+        (["generate", "--epochs", "4"], "python gan_mnist.py generate --help shows all flags"),
     ):
         done = run(*flags)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
@@ -289,6 +292,15 @@ def test_check_gives_back_plain_values_of_every_setting(name):
         assert plain == (3, 4) and {type(each) for each in plain} == {int}
     else:
         assert str(plain) == str(value)
+
+
+def test_a_renamed_constant_is_one_line(tmp_path):
+    script = tmp_path / "gan_mnist.py"
+    script.write_text(SCRIPT.replace("\nEPOCHS = ", "\nEPOCH = "))
+    for command in (["--seed", "1"], ["--help"]):
+        done = subprocess.run([sys.executable, script, *command], text=True, capture_output=True)
+        assert done.returncode == 2
+        assert done.stderr == f"error: EPOCHS is missing among the constants of {script}\n"
 
 
 def test_train_gan_refuses_an_unknown_setting_by_name():
@@ -433,6 +445,9 @@ def test_before_the_first_run_the_pretrained_generator_draws_and_says_so(
     assert "taking the generator that comes with the script" in capsys.readouterr().out
     code, line = fails(capsys, "generate", "--checkpoint_dir", "conditonal")  # mistyped
     assert code == 2 and "no generator in conditonal" in line
+    code, line = fails(capsys, "generate", "--checkpoint_dir", "mine", "--digit", "7")
+    flags = "--conditional --samples_dir mine --checkpoint_dir mine"
+    assert code == 2 and f"train one by `python gan_mnist.py {flags}`" in line
 
     G = gan_mnist.load_generator(pretrained)
     assert all(weight.dtype == torch.float32 for weight in G.parameters())

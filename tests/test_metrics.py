@@ -551,6 +551,7 @@ def test_evaluate_prints_and_keeps_what_it_returns(evaluated, folder):
     assert (about["samples"], about["seed"], about["real"]) == (1000, 0, "test images of mnist")
     lines = printed.splitlines()
     assert max(map(len, lines)) <= 80
+    assert lines[-1] == "Wrote checkpoints/generator_final.pth.json"
     assert lines[0] == "checkpoints/generator_final.pth (1 epochs of mnist)"
     assert lines[1] == "generated: 1,000 samples with seed 0; real: test images of mnist"
     assert lines[3].split() == ["generated", "real", "better"]

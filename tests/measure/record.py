@@ -161,8 +161,10 @@ def print_table(runs):
             cells = [epoch]
             for key, places in digits.items():
                 values = [row[key] for row in rows]
-                spread = statistics.stdev(values) if len(values) > 1 else math.nan
-                cells += [f"{statistics.mean(values):.{places}f} ± {spread:.{places}f}"]
+                cell = f"{statistics.mean(values):.{places}f}"
+                if len(values) > 1:
+                    cell += f" ± {statistics.stdev(values):.{places}f}"
+                cells.append(cell)
             cells += [str(min(row["classes"] for row in rows)), ", ".join(seeds)]
             print(f"| {recipe} | {' | '.join(cells)} |")
 
