@@ -290,7 +290,11 @@ def test_a_full_disk_while_saving_is_one_clear_line_and_earlier_checkpoints_stay
     whole = (folder / "checkpoints/epoch_0001.pth").read_bytes()
     assert len(whole) > 200_000
     process = start(
-        *TINY_FLAGS, "--epochs", "2", "--resume", cwd=folder, preexec_fn=limit_file_size
+        *TINY_FLAGS,
+        *("--epochs", "2", "--resume"),
+        cwd=folder,
+        preexec_fn=limit_file_size,
+        environment={"PYTHONDONTWRITEBYTECODE": "1"},  # which would be cut off, too
     )
     code, _, err = finish(process)
     assert code == 1
