@@ -35,6 +35,7 @@ import copy
 import csv
 import difflib
 import functools
+import importlib.util
 import inspect
 import io
 import json
@@ -57,6 +58,14 @@ def stop_while_importing(*_):
     os._exit(130)
 
 
+def check_packages():
+    """End with advice if a package is not installed, or is in another virtual environment."""
+    packages = ("torch", "torchvision", "numpy", "matplotlib", "PIL", "tqdm")
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        sys.exit(f"error: {', '.join(missing)} not installed: pip install -r requirements.txt")
+
+
 def cpu_ticks():
     """Return the time of all CPU cores together, and that in which they had nothing to do."""
     line = Path("/proc/stat").read_text().partition("\n")[0]
@@ -77,6 +86,7 @@ def busy_cores(seconds=0.1):
 if __name__ == "__main__":
     if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
         signal.signal(signal.SIGINT, stop_while_importing)
+    check_packages()
     # PyTorch's CPU threads spin while they wait for each other: fast if each has a core, but many
     # times slower if another program has one of them. The digits are the same either way.
     if busy_cores() > 0.5:
@@ -1581,7 +1591,7 @@ SLOWDOWN = 3  # an epoch so many times slower than the fastest one is worth a wa
 D_WINS = 0.98  # accuracy of D above which G learns little
 GRID_SIDE = 700  # pixels that the longer side of a grid has at least, if ZOOM is 0
 GIF_FRAMES = 200  # at most
-CAPTION_PART = 16  # a caption is so many times less high than its picture is wide
+CAPTION_HEIGHT = 1 / 16  # of the width of the picture
 
 
 def describe_data(data):
@@ -1679,7 +1689,7 @@ def read_picture(path):
 
 def add_caption(picture, text):
     """Return a picture with a line of text above it."""
-    height = max(12, math.ceil(picture.width / CAPTION_PART))
+    height = max(12, math.ceil(picture.width * CAPTION_HEIGHT))
     captioned = Image.new(picture.mode, (picture.width, height + picture.height))
     captioned.paste(picture, (0, height))
     font = ImageFont.load_default(size=0.7 * height)
