@@ -46,6 +46,12 @@ NAMES = {  # in the picture
     "bundle": "defaults on the bundle",
     "classic": "classic",
 }
+LABEL_PLACES = {  # of a name from the end of its line, in points
+    "defaults": (-30, -20),
+    "best": (-20, 8),
+    "bundle": (5, -3),
+    "classic": (-20, 8),
+}
 EARLY_EPOCH = 16  # in which a run is measured, as well as in its last one
 RECORD = Path(__file__).with_name("record.json")
 
@@ -186,16 +192,14 @@ def draw(path, runs):
         axes.fill_between(epochs, fds.amin(0), fds.amax(0), color=color, alpha=0.2, linewidth=0)
         axes.plot(epochs, mean, color=color)
         end = (epochs[-1], mean[-1])
-        axes.annotate(
-            NAMES[recipe], end, (5, 0), textcoords="offset points", color=color, va="center"
-        )
+        place = LABEL_PLACES[recipe]
+        axes.annotate(NAMES[recipe], end, place, textcoords="offset points", color=color)
     axes.set(
-        title="Mean of the seeds, in a band from the lowest to the highest",
-        xlabel="epochs",
+        title="Quality while training: the mean of the seeds, in a band from the best to the worst",
+        xlabel="epoch",
         ylabel="FD of 2,000 samples (lower is better)",
         yscale="log",
     )
-    axes.set_xlim(0, 1.25 * axes.get_xlim()[1])  # with space for the labels
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
