@@ -619,3 +619,10 @@ def test_the_pretrained_generator_has_the_fd_of_the_readme(judge):
     assert judge.fd(features) == pytest.approx(fd, abs=0.02)
     assert G.about["dataset"] == "mnist" and G.about["images"] == 60_000
     assert gan_mnist.PRETRAINED.stat().st_size < 3.2e6
+
+    path = gan_mnist.metrics_path(gan_mnist.PRETRAINED)  # what evaluate measured, for its page
+    measured = json.loads(path.read_text())
+    assert measured["generated"]["FD to training images"] == pytest.approx(fd, abs=0.02)
+    assert measured["about"]["model"] == "checkpoints/pretrained.pth"
+    told = gan_mnist.told_by_networks(G, gan_mnist.PRETRAINED)
+    assert told["A network, outlines alone"] == measured["generated"]["told by outlines alone"]

@@ -245,6 +245,7 @@ def save_pretrained(path):
         if torch.is_tensor(value) and value.is_floating_point():
             state[name] = value.half()
     gan_mnist.save_whole(gan_mnist.PRETRAINED, lambda file: torch.save(state, file))
+    gan_mnist.metrics_path(gan_mnist.PRETRAINED).unlink(missing_ok=True)  # of an earlier one
     print(f"Wrote {gan_mnist.PRETRAINED}, {gan_mnist.PRETRAINED.stat().st_size / 1e6:.1f} MB")
 
 
