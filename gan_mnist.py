@@ -95,7 +95,7 @@ if __name__ == "__main__":
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps, ImageSequence
 from torch import distributed as dist
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
@@ -1591,7 +1591,6 @@ SLOWDOWN = 3  # an epoch so many times slower than the fastest one is worth a wa
 D_WINS = 0.98  # accuracy of D above which G learns little
 GRID_SIDE = 700  # pixels that the longer side of a grid has at least, if ZOOM is 0
 GIF_FRAMES = 200  # at most
-CAPTION_HEIGHT = 1 / 16  # of the width of the picture
 
 
 def describe_data(data):
@@ -1687,9 +1686,14 @@ def read_picture(path):
         raise ValueError(f"{path} is damaged ({error}): delete it") from error
 
 
+def caption_height(width):
+    """Return the height in pixels of the caption of a picture of this width."""
+    return max(12, width // 16)
+
+
 def add_caption(picture, text):
     """Return a picture with a line of text above it."""
-    height = max(12, math.ceil(picture.width * CAPTION_HEIGHT))
+    height = caption_height(picture.width)
     captioned = Image.new(picture.mode, (picture.width, height + picture.height))
     captioned.paste(picture, (0, height))
     font = ImageFont.load_default(size=0.7 * height)
@@ -1729,6 +1733,15 @@ def save_gif(path, pictures):
             file, "gif", save_all=True, append_images=frames[1:], duration=pauses, loop=0
         ),
     )
+
+
+def frames_of_gif(path):
+    """Return the grids in a GIF of save_gif that has one for each epoch: {epoch: picture}."""
+    with Image.open(path) as gif:
+        frames = [frame.convert("L") for frame in ImageSequence.Iterator(gif)]
+        top = caption_height(gif.width)
+        box = (0, top, gif.width, gif.height)
+    return {epoch: frame.crop(box) for epoch, frame in enumerate(frames, 1)}
 
 
 def save_csv(path, history):
@@ -2403,6 +2416,7 @@ METRIC_LINES = {  # of the table of evaluate: the digits of a metric, and which 
     "distance to the nearest training image": (".2f", "as real"),
 }
 PRETRAINED = PROJECT / "checkpoints" / "pretrained.pth"  # comes with the script
+PRETRAINED_GRIDS = PROJECT / "generated_samples" / "gallery.gif"  # of its training
 WALK_STEPS = 8  # images in a row of generate --interpolate
 MAX_PAGE_BYTES = 20_000_000
 
@@ -2651,7 +2665,7 @@ def demo(model_path="", seed=SEED, samples_dir=SAMPLES_DIR, checkpoint_dir=CHECK
     model = {
         "source": page_source(model_path),
         "about": describe(G.about),
-        "grids": page_grids(G, samples_dir, seed),
+        "grids": page_grids(G, model_path, samples_dir, seed),
         "real": page_digits(G),
         "told": told_by_networks(G, model_path),
         **page_generator(G),
@@ -2667,7 +2681,7 @@ def demo(model_path="", seed=SEED, samples_dir=SAMPLES_DIR, checkpoint_dir=CHECK
     save_whole(path, lambda file: file.write(page))
     print(f"Wrote {path} ({megabytes:.1f} MB), drawn by\n{model_path} ({describe(G.about)})")
     if model["grids"]:
-        print(f"It replays the training in {len(model['grids'])} grids of {samples_dir}")
+        print(f"It replays the training in {len(model['grids'])} grids")
     else:
         print(f"It replays no training: {samples_dir} has no grids of this generator, seed {seed}")
     print("Open it in a browser")
@@ -2697,29 +2711,32 @@ def page_source(model_path):
     return f"{path.parent.name}/{path.name}"
 
 
-def page_grids(G, samples_dir, seed):
+def page_grids(G, model_path, samples_dir, seed):
     """Return the grids of a generator's run for the page: a list of epochs with PNGs in base64.
 
     It is empty if the last grid is not what G draws. Raises ValueError if a grid is damaged.
     """
-    paths = epoch_files(samples_dir, ".png", G.about.get("epochs", 0))
-    if not paths or not has_drawn(G, paths[-1], seed):
+    if model_path.resolve() == PRETRAINED and PRETRAINED_GRIDS.exists():
+        grids = frames_of_gif(PRETRAINED_GRIDS)
+    else:
+        paths = epoch_files(samples_dir, ".png", G.about.get("epochs", 0))
+        chosen = np.linspace(0, len(paths) - 1, min(PAGE_GRIDS, len(paths))).round().astype(int)
+        grids = {epoch_number(paths[each]): read_picture(paths[each]) for each in chosen}
+    if not grids or not has_drawn(G, grids[max(grids)], seed):
         return []
-    chosen = np.linspace(0, len(paths) - 1, min(PAGE_GRIDS, len(paths))).round().astype(int)
-    grids = []
-    for path in [paths[number] for number in chosen]:
-        grid = read_picture(path)
+    pictures = []
+    for epoch, grid in grids.items():
         small = grid.reduce(math.ceil(grid.width / PAGE_GRID_WIDTH))
         colours = 16 if small.mode == "L" else 64  # so that 60 grids are below a megabyte
-        grids.append({"epoch": epoch_number(path), "png": to_base64(small.quantize(colours))})
-    return grids
+        pictures.append({"epoch": epoch, "png": to_base64(small.quantize(colours))})
+    return pictures
 
 
-def has_drawn(G, path, seed):
+def has_drawn(G, grid, seed):
     """Return whether the first image of a grid, of any zoom, is what G draws for this seed."""
     image = to_uint8(G.sample(1, seed))[0].permute(1, 2, 0)  # (H, W, C)
     height, width, _ = image.shape
-    grid = torch.from_numpy(np.array(read_picture(path)))
+    grid = torch.from_numpy(np.array(grid))
     grid = grid.view(*grid.shape[:2], -1)
     for zoom in range(1, 17):
         start = 2 * zoom  # make_grid leaves two pixels between images

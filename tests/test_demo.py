@@ -1,5 +1,7 @@
 """The demo page: in a real browser it draws what PyTorch draws, alone and without a request."""
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -519,6 +521,11 @@ def test_without_grids_of_its_own_run_there_is_no_replay(show, tmp_path, capsys,
     _, page = show(about=about, **SMALL)
     assert not page.is_visible("#replay")
     assert "It replays no training" in capsys.readouterr().out
+    for width, columns in ((1280, 10), (390, 5)):  # the game is as wide as the page
+        page.set_viewport_size({"width": width, "height": 800})
+        tiles = [tile.bounding_box() for tile in page.locator("#tiles button").all()]
+        assert len({tile["x"] for tile in tiles}) == columns
+        assert max(tile["x"] + tile["width"] for tile in tiles) > 0.9 * width - 32
 
 
 def test_a_run_of_another_seed_is_replayed_when_that_is_named(tmp_path, monkeypatch, capsys):
@@ -693,6 +700,22 @@ def test_the_page_of_the_default_generator_is_one_file_below_6_mb(tmp_path, monk
 
 def test_the_template_has_at_most_600_lines():
     assert len((ROOT / "demo.html").read_text(encoding="utf-8").splitlines()) <= 600
+
+
+def test_the_page_of_the_pretrained_generator_replays_its_training(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert gan_mnist.main(["demo"]) == 0
+    out = capsys.readouterr().out
+    assert "It replays the training in 60 grids" in out
+    model = model_of(tmp_path / "generated_samples" / "demo.html")
+    assert [grid["epoch"] for grid in model["grids"]] == list(range(1, 61))
+    png = base64.b64decode(model["grids"][-1]["png"])
+    last = np.array(Image.open(io.BytesIO(png)).convert("L"))
+    G = gan_mnist.load_generator(gan_mnist.PRETRAINED)
+    gan_mnist.save_grid(tmp_path / "drawn.png", G.sample(64, seed=0))
+    drawn = np.array(Image.open(tmp_path / "drawn.png").reduce(3))  # which has 16 greys there
+    assert last.shape == drawn.shape == (242, 242)
+    assert np.abs(last.astype(int) - drawn).mean() < 3
 
 
 def test_the_page_of_the_pretrained_generator_gives_way_to_that_of_a_run(
