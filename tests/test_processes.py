@@ -101,7 +101,7 @@ def test_two_processes_resume_bit_for_bit_and_one_goes_on_from_them(train, folde
     run_all(folder, "--epochs", "3", "--resume", *outputs("resumed"))
     assert_same_run(folder / "at_once", folder / "resumed")
     train(epochs=4, out="resumed", resume=True)
-    assert "epoch_0003.pth: processes 2 -> 1" in capsys.readouterr().out
+    assert "Changed: processes 2 -> 1" in capsys.readouterr().out
 
 
 def test_a_wrong_setting_is_one_line_for_all_processes(folder):
