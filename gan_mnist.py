@@ -2557,17 +2557,17 @@ def evaluate(
     judge = load_judge(dataset, data_dir)
     generated = to_uint8(G.sample(len(real), seed))
 
-    metrics = {}
-    for column, images in (("generated", generated), ("real", real)):
-        metrics[column] = measure_images(images, reference, judge)
-        k = 1
-        if column == "real" and dataset == "mnist_5k":  # among which the nearest is itself
-            k = 2
-        distances = nearest(images[:1000].flatten(1) / 255, train.flatten(1) / 255, k)
-        metrics[column]["distance to the nearest training image"] = distances.median().item()
+    metrics = {
+        "generated": measure_images(generated, reference, judge),
+        "real": measure_images(real, reference, judge),
+    }
     # test images have no distance to themselves: in their place, that of real training images
     features, _ = judge.predict(reference)
     metrics["real"]["FD to test images"] = judge.fd(features, "test")
+    name = "distance to the nearest training image"
+    metrics["generated"][name] = distance_to_nearest(generated, train)
+    own = dataset == "mnist_5k"  # whose real images are training images
+    metrics["real"][name] = distance_to_nearest(real, train, without_itself=own)
 
     about = {"model": str(model_path), **G.about, "samples": len(real), "seed": seed}
     about["real"] = f"test images of {dataset}"
@@ -2607,6 +2607,16 @@ def choose_images(G, dataset, num_samples, seed, data_dir):
             "to compare: at least 400 are needed"
         )
     return train, reference[:n], real[:n], dataset
+
+
+def distance_to_nearest(images, train, without_itself=False):
+    """Return the median distance of 1,000 images to the nearest training image, uint8 both.
+
+    In pixels of [0, 1]. `without_itself`: for images that are training images.
+    """
+    k = 2 if without_itself else 1
+    distances = nearest(images[:1000].flatten(1) / 255, train.flatten(1) / 255, k)
+    return distances.median().item()
 
 
 def measure_images(images, reference, judge):
