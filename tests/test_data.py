@@ -170,17 +170,16 @@ def test_image_size_resizes_any_set_as_torchvision_does(digits):
     assert labels.bincount().tolist() == [500] * 10
 
 
-def test_damaged_bundle_is_named(tmp_path, capsys, monkeypatch):
+def test_damaged_bundle_is_named(folder, capsys, monkeypatch):
     black = io.BytesIO()
     Image.new("L", (2800, 1400)).save(black, "png")
     sheet = gan_mnist.BUNDLE.read_bytes()
+    monkeypatch.setattr(gan_mnist, "BUNDLE", folder / "sheet.png")
     for content in (b"", sheet[:1000], b"no picture", black.getvalue()):
-        monkeypatch.setattr(gan_mnist, "BUNDLE", tmp_path / "sheet.png")
         gan_mnist.BUNDLE.write_bytes(content)
         code, line = fails(capsys, "--dataset", "mnist_5k")
         assert code == 2
         assert "sheet.png is damaged" in line
-        monkeypatch.undo()
 
 
 @pytest.mark.parametrize("name", ["fashion_mnist", "kmnist"])
