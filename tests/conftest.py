@@ -1,10 +1,13 @@
 """One tiny data set and one tiny network pair, so that a whole run takes a second."""
 
 import csv
+import os
 import struct
 import subprocess
 import sys
 from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # two tests run side by side
 
 import pytest
 import torch
@@ -25,28 +28,10 @@ TINY = {
     "metrics_every": 0,
     "device": "cpu",  # where bits can be compared
 }
-TINY_FLAGS = [
-    "--g_hidden",
-    "16",
-    "--d_hidden",
-    "16",
-    "--latent_dim",
-    "8",
-    "--modes",
-    "4",
-    "--batch_size",
-    "100",
-    "--num_samples",
-    "9",
-    "--zoom",
-    "1",
-    "--metrics_every",
-    "0",
-    "--device",
-    "cpu",
-    "--data_dir",
-    "digits",
-]
+TINY_FLAGS = (
+    "--g_hidden 16 --d_hidden 16 --latent_dim 8 --modes 4 --batch_size 100 --num_samples 9 "
+    "--zoom 1 --metrics_every 0 --device cpu --data_dir digits"
+).split()
 EPOCH_IMAGES = 1000
 
 
@@ -88,7 +73,6 @@ def folder(tmp_path, monkeypatch, digits):
     write_mnist(tmp_path / "digits", *digits)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(gan_mnist, "EPOCH_IMAGES", EPOCH_IMAGES)
-    torch.set_num_threads(1)
     return tmp_path
 
 
@@ -140,11 +124,13 @@ def same_tensors(a, b):
 
 
 def assert_same_run(a, b):
-    """Assert that two runs wrote the same bytes, but for times and the names of folders."""
+    """Assert that two runs wrote the same bytes, but for times, the names of folders and flags."""
     names = {p.relative_to(a) for p in a.rglob("*") if p.is_file()}
     assert names == {p.relative_to(b) for p in b.rglob("*") if p.is_file()}
     assert not [name for name in names if name.suffix == ".part"]
     for name in names:
+        if name.name == "settings.json":  # tells the folders, and whether the run was resumed
+            continue
         if name.suffix == ".csv":
             rows_a, rows_b = (list(csv.DictReader((x / name).open())) for x in (a, b))
             timeless = ("epoch", "d_loss", "g_loss", "d_accuracy")

@@ -86,7 +86,7 @@ def test_gradient_penalty_of_a_linear_d_is_the_squared_norm_of_its_weights():
 
 
 def test_gradient_penalty_of_the_mlp_is_the_product_of_its_weights_and_slopes():
-    D = Discriminator(hidden=(20, 10), slope=0.2)
+    D = Discriminator(d_hidden=(20, 10), d_slope=0.2)
     images = torch.rand(50, 1, 28, 28, requires_grad=True)
     one, two, last = (layer for layer in D.layers if isinstance(layer, torch.nn.Linear))
     hidden = one((images + 1).flatten(1))

@@ -3,13 +3,16 @@
 import sys
 
 import numpy as np
+import pytest
 import torch
 from conftest import ROOT
 from sklearn.neighbors import KernelDensity
 
 import gan_mnist
 
-sys.path.insert(0, str(ROOT / "tests" / "measure"))
+sys.path.insert(0, str(ROOT / "tests/measure"))
+import benchmark
+import judge
 import record
 
 
@@ -41,3 +44,25 @@ def test_every_recipe_of_the_record_is_made_of_settings_that_the_script_takes():
     for flags in record.RECIPES.values():
         settings = vars(gan_mnist.build_parser("train").parse_args(flags))
         gan_mnist.make_config(**settings)
+
+
+def test_all_loops_that_the_benchmark_compares_train(digits):
+    config = gan_mnist.make_config(batch_size=100, device="cpu")
+    images, labels = digits[0].unsqueeze(1), digits[1].long()
+    for steps in (benchmark.customary_steps, benchmark.our_steps):
+        d_loss, g_loss, *_ = next(steps(images, labels, config))
+        assert 1 < d_loss < 2  # 2 ln 2, as D can only guess yet
+        assert 0 < g_loss < 5
+
+
+def test_the_shipped_judge_is_neither_replaced_nor_made_of_less_than_all_of_mnist(
+    folder, monkeypatch
+):
+    before = gan_mnist.MNIST_JUDGE.read_bytes()
+    with pytest.raises(SystemExit, match="is there"):
+        judge.main(["--data_dir", "digits"])
+    assert gan_mnist.MNIST_JUDGE.read_bytes() == before
+    monkeypatch.setattr(gan_mnist, "MNIST_JUDGE", folder / "judge.pth")
+    with pytest.raises(SystemExit, match="1000 images"):
+        judge.main(["--data_dir", "digits"])
+    assert not (folder / "judge.pth").exists()

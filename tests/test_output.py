@@ -3,15 +3,26 @@
 import csv
 import math
 import sys
+import types
 
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_FLAGS, fails
+from conftest import TINY, TINY_FLAGS, fails
 from matplotlib.figure import Figure
 from PIL import Image
 
 import gan_mnist
+
+
+def make_gan(history, **settings):
+    """-> the state of a run that has this history."""
+    config = gan_mnist.make_config(**{**TINY, **settings})
+    data = {"dataset": "mnist", "images": 1000, "checksum": "", "classes": 10}
+    gan = gan_mnist.GAN(config, (1, 28, 28), data)
+    gan.history = history
+    gan.epoch = len(history)
+    return gan
 
 
 def test_grid_holds_each_image_at_its_place_in_a_fixed_range(tmp_path):
@@ -55,9 +66,7 @@ def test_colour_images_keep_their_colours(tmp_path):
     assert Image.open(tmp_path / "grid.png").getpixel((5, 5)) == (255, 0, 0)
 
 
-@pytest.mark.parametrize(
-    ("pictures", "frames"), [(1, 1), (3, 3), (200, 200), (201, 101), (450, 150)]
-)
+@pytest.mark.parametrize(("pictures", "frames"), [(1, 1), (200, 200), (201, 101), (450, 150)])
 def test_gif_shows_at_most_200_pictures_in_order_and_ends_with_the_last(tmp_path, pictures, frames):
     paths = [tmp_path / f"epoch_{number}.png" for number in range(pictures)]
     for number, path in enumerate(paths):  # in the 16 greys that it keeps
@@ -75,8 +84,8 @@ def test_gif_shows_at_most_200_pictures_in_order_and_ends_with_the_last(tmp_path
                 break
     assert levels == sorted(levels)
     assert levels[-1] == 17 * (15 * (pictures - 1) // pictures)
-    assert shown == 120 * (frames - 1) + 2000  # equal neighbours are merged, their times are kept
-    assert len(levels) == frames  # as their captions differ, there are none
+    assert len(levels) == frames
+    assert shown == 120 * (frames - 1) + 2000
 
 
 def test_frames_of_the_gif_tell_their_epochs(tmp_path):
@@ -105,7 +114,7 @@ def test_gif_takes_grids_of_other_sizes_and_refuses_a_damaged_one(tmp_path):
     with Image.open(tmp_path / "training.gif") as gif:
         assert (gif.size, gif.n_frames) == ((8, 20), 2)
     small.write_bytes(small.read_bytes()[:40])
-    with pytest.raises(ValueError, match=r"epoch_1.png is damaged \(.*\): delete it"):
+    with pytest.raises(gan_mnist.UserError, match=r"epoch_1.png cannot be read .*delete it"):
         gan_mnist.save_gif(tmp_path / "training.gif", [small, large])
 
 
@@ -124,11 +133,12 @@ def drawn_rows(pixels, color):
 
 def test_curves_are_panels_of_the_distance_and_of_both_losses_and_none_is_empty(tmp_path):
     rows = [{"epoch": n, "d_loss": n, "g_loss": 9.0 - n, "fd": None} for n in range(1, 9)]
-    gan_mnist.save_curves(tmp_path / "losses.png", rows)
+    gan_mnist.save_curves(make_gan(rows, samples_dir=tmp_path / "losses"), None, None)
     rows = [{**row, "fd": 10.0 ** (row["epoch"] % 2)} for row in rows]
-    gan_mnist.save_curves(tmp_path / "both.png", rows, real_fd=0.1, first_shifted=7)
+    gan_mnist.save_curves(make_gan(rows, samples_dir=tmp_path / "both"), None, None)
     losses, both = (
-        np.array(Image.open(tmp_path / f"{name}.png").convert("RGB")) for name in ("losses", "both")
+        np.array(Image.open(tmp_path / name / "loss_curves.png").convert("RGB"))
+        for name in ("losses", "both")
     )
     assert losses.shape == (525, 1200, 3)
     assert both.shape == (1050, 1200, 3)
@@ -141,22 +151,19 @@ def test_curves_are_panels_of_the_distance_and_of_both_losses_and_none_is_empty(
     assert drawn_rows(both, green).max() < 525
 
 
-def axes_of_curves(monkeypatch, history, **options):
-    """-> the panels that save_curves draws."""
+def test_curves_have_whole_epochs_plain_numbers_and_dashed_lines_at_real_images_and_at_guesses(
+    tmp_path, monkeypatch
+):
     figures = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
-    monkeypatch.setattr(gan_mnist, "save_whole", lambda path, write: write(None))
-    gan_mnist.save_curves("unwritten.png", history, **options)
-    figures[0].draw_without_rendering()
-    return figures[0].axes
-
-
-def test_curves_have_whole_epochs_plain_numbers_and_dashed_lines_at_real_images_and_at_guesses(
-    monkeypatch,
-):
+    monkeypatch.setattr(gan_mnist, "FIRST_SHIFTED_EPOCH", 2)
     rows = [{"epoch": n, "d_loss": 1.4, "g_loss": 0.7, "fd": 90.0 / n} for n in (1, 2, 3)]
-    quality, losses = axes_of_curves(monkeypatch, rows, real_fd=1.25, first_shifted=2)
-    assert quality.get_title() == "Quality: FD (lower is better)"
+    judge = types.SimpleNamespace(fd_of_real=lambda images, seed: 1.25)
+    gan = make_gan(rows, augment="shift", samples_dir=tmp_path)
+    gan_mnist.save_curves(gan, None, judge)
+    (figure,) = figures
+    figure.draw_without_rendering()
+    quality, losses = figure.axes
     assert {"50", "20", "2"} <= {label.get_text() for label in quality.get_yticklabels()}
     assert all(float(label.get_text()).is_integer() for label in losses.get_xticklabels())
 
@@ -165,11 +172,10 @@ def test_curves_have_whole_epochs_plain_numbers_and_dashed_lines_at_real_images_
 
     assert level(quality, "--") == [1.25]
     assert level(losses, "--") == pytest.approx([2 * math.log(2), math.log(2)])
-    assert "flat near the dashed line is normal" in losses.get_title()
     for panel, names in ((quality, ["drawn", "real"]), (losses, ["discriminator", "generator"])):
         labels = [text.get_text() for text in panel.get_legend().get_texts()]
         assert [label.removesuffix(" images") for label in labels[:2]] == names
-        assert labels[2:] == ["images are shifted from here on"]
+        assert "shifted" in labels[2]
         assert [line.get_xdata()[0] for line in panel.lines if line.get_linestyle() == ":"] == [2]
 
 
@@ -198,7 +204,7 @@ def test_tensorboard_has_the_rows_of_the_history_and_the_grids_also_after_a_stop
     settings = {"tensorboard": True, "metrics_every": 2, "lr_decay_start": 1, "lr_decay_end": 3}
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(gan_mnist, "save_checkpoint", stop)
-        train(epochs=4, save_every=3, **settings)  # writes epochs 1 and 2, and no checkpoint
+        train(epochs=4, save_every=3, **settings)  # writes three epochs, and no checkpoint
     _, history = train(epochs=4, resume=True, **settings)
     scalars, images = read_events(folder / "runs" / "checkpoints")
     for column in ("d_loss", "g_loss", "d_accuracy", "images_per_second"):
@@ -212,33 +218,43 @@ def test_tensorboard_has_the_rows_of_the_history_and_the_grids_also_after_a_stop
 
 
 def test_a_missing_tensorboard_is_one_line_before_the_training(folder, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
+    monkeypatch.delattr(torch.utils, "tensorboard", raising=False)
     code, line = fails(capsys, *TINY_FLAGS, "--tensorboard")
-    assert (code, line) == (
-        2,
-        "error: TENSORBOARD needs a package that is missing: pip install tensorboard",
-    )
+    assert code == 2
+    assert "TENSORBOARD" in line and "pip install tensorboard" in line
     assert not list(folder.glob("generated_samples"))
 
 
 @pytest.mark.parametrize(
-    ("rates", "warned"),
+    ("rates", "before", "warned"),  # of each epoch; how many of them another process has done
     [
-        ([9000], False),
-        ([9000, 3100], False),
-        ([9000, 2900], True),
-        ([9000, 2900, 2800], False),  # was said before
-        ([9000, 2900, 8000, 1000], True),
-        ([1000, 9000], False),
+        ([9000], 0, False),
+        ([9000, 3100], 0, False),
+        ([9000, 2900], 0, True),
+        ([9000, 2900, 2800], 0, False),  # was said before
+        ([9000, 2900, 8000, 1000], 0, True),
+        ([1000, 9000], 0, False),
+        ([9000, 2900], 1, False),
+        ([9000, 2900, 2800], 1, False),
+        ([9000, 2900, 900], 1, True),
     ],
 )
-def test_an_epoch_far_slower_than_the_fastest_is_one_warning_with_the_way_out(
-    rates, warned, capsys
+def test_an_epoch_far_slower_than_the_fastest_of_this_process_is_one_warning_with_the_way_out(
+    rates, before, warned, capsys, monkeypatch
 ):
-    gan_mnist.print_slowdown([{"images_per_second": rate} for rate in rates])
+    rest = {"d_loss": 1.4, "g_loss": 0.7, "d_accuracy": 0.5, "fd": None, "missing": None}
+    gan = make_gan([{**rest, "images_per_second": rate} for rate in rates])
+    gan.start_epoch = before
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    gan_mnist.print_epoch(gan, gan.history[-1])
     out = capsys.readouterr().out
     assert ("WARNING" in out) == warned
     if warned:
-        assert f"{max(rates) / rates[-1]:.0f} times slower" in out
-        assert "resume=True with threads=1" in out
+        assert f"{max(rates[before:]) / rates[-1]:.0f} times slower" in out
+        assert "--resume --threads 1" in out
         assert max(map(len, out.splitlines())) <= 80
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # where that is no way out
+    gan_mnist.print_epoch(gan, gan.history[-1])
+    assert "WARNING" not in capsys.readouterr().out

@@ -22,10 +22,13 @@ import time
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 import gan_mnist
 
 
@@ -33,35 +36,34 @@ class CustomaryDataset(Dataset):
     """What torchvision.datasets.MNIST with a transform does for each image."""
 
     def __init__(self, images, labels):
-        from torchvision import transforms
-
-        self.images, self.labels, self.copies = images.squeeze(1), labels, 60_000 // len(images)
+        self.images = images.squeeze(1)
+        self.labels = labels
         self.transform = transforms.Compose(
             [transforms.ToTensor(), transforms.Normalize((0.5,), (0.5,))]
         )
 
     def __len__(self):
-        return len(self.images) * self.copies
+        return gan_mnist.EPOCH_IMAGES
 
     def __getitem__(self, index):
-        from PIL import Image
-
         index %= len(self.images)
-        image = Image.fromarray(self.images[index].numpy(), mode="L")
+        image = Image.fromarray(self.images[index].numpy())
         return self.transform(image), int(self.labels[index])
 
 
-def customary_steps(images, labels, batch_size, config):
+def customary_steps(images, labels, config):
     """Train in the customary way, one step for each next()."""
+    batch_size = config.batch_size
     G = gan_mnist.Generator()
-    D = nn.Sequential(
-        gan_mnist.Discriminator(config.d_hidden), nn.Unflatten(0, (-1, 1)), nn.Sigmoid()
-    )
-    bce, betas = nn.BCELoss(), (config.beta1, config.beta2)
+    D = gan_mnist.Discriminator(config.d_hidden)
+    D = nn.Sequential(D, nn.Unflatten(0, (-1, 1)), nn.Sigmoid())
+    bce = nn.BCELoss()
+    betas = (config.beta1, config.beta2)
     optimizer_g = torch.optim.Adam(G.parameters(), config.learning_rate_g, betas)
     optimizer_d = torch.optim.Adam(D.parameters(), config.learning_rate_d, betas)
     loader = DataLoader(CustomaryDataset(images, labels), batch_size, shuffle=True, drop_last=True)
-    ones, zeros = torch.ones(batch_size, 1), torch.zeros(batch_size, 1)
+    ones = torch.ones(batch_size, 1)
+    zeros = torch.zeros(batch_size, 1)
     for real, _ in itertools.chain.from_iterable(itertools.repeat(loader)):
         fake = G(torch.randn(batch_size, config.latent_dim))
         d_loss = bce(D(real), ones) + bce(D(fake.detach()), zeros)
@@ -75,45 +77,85 @@ def customary_steps(images, labels, batch_size, config):
         yield d_loss.item(), g_loss.item()
 
 
-def our_steps(images, labels, batch_size, config, precision):
+def our_steps(images, labels, config):
     """Train as gan_mnist.py does, one step for each next()."""
-    config = config._replace(precision=precision, batch_size=batch_size)
-    gan = gan_mnist.GAN(config, images.shape[1:])
-    loader = gan_mnist.make_loader(images, labels, batch_size)
+    data = gan_mnist.describe_data(images, labels, config.dataset)
+    gan = gan_mnist.GAN(config, images.shape[1:], data)
+    loader = gan_mnist.make_loader(images, labels, config.batch_size)
     for real, classes in itertools.chain.from_iterable(itertools.repeat(loader)):
         yield gan.train_step(gan_mnist.to_float(real), classes)
 
 
-def images_per_second(steps, batch_size, seconds):
-    start, count = time.perf_counter(), 0
+def rate(do, work, seconds):
+    """Return how much is done in a second when do() does `work` at a time."""
+    done = 0
+    start = time.perf_counter()
     while time.perf_counter() - start < seconds:
-        next(steps)
-        count += batch_size
-    return count / (time.perf_counter() - start)
+        do()
+        done += work
+    return done / (time.perf_counter() - start)
 
 
 def matrix_rate(seconds):
-    """-> floating point operations per second of a 1024 x 1024 fp32 matrix product."""
+    """Return floating point operations per second of a 1024 x 1024 fp32 matrix product."""
     a, b = torch.randn(2, 1024, 1024)
-    start, count = time.perf_counter(), 0
-    while time.perf_counter() - start < seconds:
-        torch.mm(a, b)
-        count += 2 * 1024**3
-    return count / (time.perf_counter() - start)
+    return rate(lambda: torch.mm(a, b), 2 * 1024**3, seconds)
 
 
 def operations_per_image(config):
-    """Least arithmetic of a step for one real and one fake image, two operations for a weight.
+    """Return the least arithmetic of a step for one real and one fake image.
 
-    G: forward, gradient of its weights and of its inputs, but for z. D: forward and gradient of its
-    weights for both images, and of its inputs, but for the images. Then G's step through D: forward
-    and gradient of its inputs.
+    Two operations for a weight. G: forward, gradient of its weights and of its inputs, but for z.
+    D: forward and gradient of its weights for both images, and of its inputs, but for the images.
+    Then G's step through D: forward and gradient of its inputs.
     """
-    G, D = gan_mnist.Generator(), gan_mnist.Discriminator(config.d_hidden)
+    G = gan_mnist.Generator()
+    D = gan_mnist.Discriminator(config.d_hidden)
     g, d = (sum(p.numel() for p in net.parameters() if p.ndim == 2) for net in (G, D))
-    return 2 * (
-        3 * g - G.layers[0].weight.numel() + 2 * (3 * d - D.layers[0].weight.numel()) + 2 * d
-    )
+    g_step = 3 * g - G.layers[0].weight.numel()
+    d_step = 2 * (3 * d - D.layers[0].weight.numel())
+    return 2 * (g_step + d_step + 2 * d)
+
+
+def print_loading_time(images, labels, turns):
+    """Print how long it takes to load an epoch in batches of 64 on one thread."""
+    loader = gan_mnist.make_loader(images, labels, 64)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    times = []
+    for _ in range(turns):
+        start = time.perf_counter()
+        count = sum(len(batch) for batch, _ in loader)
+        times.append(time.perf_counter() - start)
+    torch.set_num_threads(threads)
+    print(f"loading {count:,} images on one thread: {statistics.median(times):.2f} s\n")
+
+
+def print_rates(images, labels, config, turns, seconds):
+    """Print a line of the table for each loop, with the batch size of config."""
+    fp32 = config._replace(precision="fp32")
+    loops = {
+        "customary": customary_steps(images, labels, config),
+        "ours, fp32": our_steps(images, labels, fp32),
+        "ours, default": our_steps(images, labels, config),
+    }
+    rates = {loop: [] for loop in loops}
+    matrix = []
+    for turn in range(1 + turns):  # the first one is a warm-up
+        for loop, steps in loops.items():
+            rates[loop].append(rate(lambda steps=steps: next(steps), config.batch_size, seconds))
+        matrix.append(matrix_rate(seconds / 3))
+        if turn == 0:
+            rates = {loop: [] for loop in loops}
+            matrix = []
+    operations = operations_per_image(config)
+    for loop, values in rates.items():
+        ratio = statistics.median(map(float.__truediv__, values, rates["customary"]))
+        share = operations * statistics.median(map(float.__truediv__, values, matrix))
+        print(
+            f"| {config.batch_size} | {loop} | {statistics.median(values):,.0f} "
+            f"({min(values):,.0f} to {max(values):,.0f}) | {ratio:.1f} | {share:.0%} |"
+        )
 
 
 def main():
@@ -127,57 +169,20 @@ def main():
     torch.set_flush_denormal(True)
     images, labels, name = gan_mnist.load_dataset(args.dataset, args.data_dir)
     config = gan_mnist.make_config(device="cpu", d_hidden=args.d_hidden)
-    precision = str(gan_mnist.choose_device("cpu", "auto")[1])[6:]
+    _, dtype = gan_mnist.choose_device("cpu", "auto")
     print(
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}, "
-        f"{name}, D {config.d_hidden}; default precision here: {precision}"
+        f"{name}, D {config.d_hidden}; default precision here: {dtype}"
     )
-
-    loader = gan_mnist.make_loader(images, labels, 64)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    times = []
-    for _ in range(args.turns):
-        start = time.perf_counter()
-        count = sum(len(batch) for batch, _ in loader)
-        times.append(time.perf_counter() - start)
-    torch.set_num_threads(threads)
-    print(
-        f"loading {count:,} images in batches of 64 on one thread: {statistics.median(times):.2f} s"
-    )
-
-    print(
-        "\n| batch | loop | images/s (lowest to highest) | times the customary | of matrix rate |"
-    )
+    print_loading_time(images, labels, args.turns)
+    print("| batch | loop | images/s (lowest to highest) | times customary | of matrix rate |")
     print("|---|---|---|---|---|")
     for batch_size in (64, config.batch_size):
-        loops = {
-            "customary": customary_steps(images, labels, batch_size, config),
-            "ours, fp32": our_steps(images, labels, batch_size, config, "fp32"),
-            "ours, default": our_steps(images, labels, batch_size, config, "auto"),
-        }
-        rates, matrix = {loop: [] for loop in loops}, []
-        for steps in loops.values():
-            images_per_second(steps, batch_size, 1)  # warm up
-        for _ in range(args.turns):
-            for loop, steps in loops.items():
-                rates[loop].append(images_per_second(steps, batch_size, args.seconds))
-            matrix.append(matrix_rate(args.seconds / 3))
-        for loop, values in rates.items():
-            ratio = statistics.median(
-                v / c for v, c in zip(values, rates["customary"], strict=True)
-            )
-            share = statistics.median(
-                v * operations_per_image(config) / m for v, m in zip(values, matrix, strict=True)
-            )
-            print(
-                f"| {batch_size} | {loop} | {statistics.median(values):,.0f} ({min(values):,.0f} "
-                f"to {max(values):,.0f}) | {ratio:.2f} | {share:.0%} |"
-            )
-    print(
-        f"\nmatrix product: {statistics.median(matrix) / 1e9:.0f} GFLOP/s; "
-        f"a step needs {operations_per_image(config) / 1e6:.1f} MFLOP an image"
-    )
+        of_size = config._replace(batch_size=batch_size)
+        print_rates(images, labels, of_size, args.turns, args.seconds)
+    operations = operations_per_image(config)
+    print(f"\na matrix product makes {matrix_rate(1) / 1e9:.0f} GFLOP/s")
+    print(f"a step needs {operations / 1e6:.1f} MFLOP an image")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS, else KiB
     peak /= 2**30 if sys.platform == "darwin" else 2**20
     print(f"peak memory of this process, all loops together: {peak:.2f} GiB")

@@ -1,91 +1,87 @@
-"""Measure what another busy program costs: python tests/measure/busy.py [--turns 5]
+"""Measure what another busy program costs: python tests/measure/busy.py [--turns 3]
 
 The training step of the defaults runs for some seconds on an otherwise idle machine, then beside a
-program that keeps one core busy, with several ways in which PyTorch's CPU threads may wait for each
-other. Each measurement is a process of its own, as these ways are chosen when PyTorch is loaded;
-they take turns, and medians are printed.
+program that keeps one core busy: with all CPU threads, with one, and with as many as the script
+chooses when a run starts. Each measurement is a process of its own, which starts as a command does,
+or as a notebook in which PyTorch has worked with all threads before. They take turns, and medians
+are printed.
 """
 
 import argparse
+import itertools
 import os
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-WAYS = {  # environment variables; GOMP_ is for GNU OpenMP, which PyTorch has on Linux
-    "as PyTorch chooses": {},
-    "GOMP_SPINCOUNT=10000": {"GOMP_SPINCOUNT": "10000"},
-    "GOMP_SPINCOUNT=1000": {"GOMP_SPINCOUNT": "1000"},
-    "GOMP_SPINCOUNT=0": {"GOMP_SPINCOUNT": "0"},
-    "one thread (`--threads 1`)": {"OMP_NUM_THREADS": "1"},
-}
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+WAYS = {"all threads": "all", "one thread": "1", "as the script chooses": "0"}
+STARTS = ("command", "notebook")
 BUSY = [sys.executable, "-c", "while True: pass"]
 
 
-def print_rate(seconds):
-    """Train for some seconds and print the images per second."""
-    sys.path.insert(0, str(ROOT))
+def print_rate(start, threads, seconds):
+    """Train for some seconds, and print the images per second."""
+    import benchmark
     import torch
 
     import gan_mnist
 
-    torch.set_flush_denormal(True)
-    images, labels = gan_mnist.load_bundle()
-    config = gan_mnist.make_config(device="cpu")
-    gan = gan_mnist.GAN(config, images.shape[1:])
-    loader = gan_mnist.make_loader(images, labels, config.batch_size)
-    for period in (1, seconds):  # the first one is a warm-up
-        count = 0
-        start = time.perf_counter()
-        for real, classes in loader:
-            gan.train_step(gan_mnist.to_float(real), classes)
-            count += config.batch_size
-            if time.perf_counter() - start > period:
-                break
-    print(count / (time.perf_counter() - start))
+    if start == "notebook":
+        matrix = torch.randn(2000, 2000)
+        for _ in range(10):
+            matrix @ matrix
+    if threads == "all":
+        threads = torch.get_num_threads()
+    config = gan_mnist.make_config(device="cpu", threads=threads)
+    with gan_mnist.cpu_threads(config, None):
+        images, labels = gan_mnist.load_bundle()
+        steps = benchmark.our_steps(images, labels, config)
+        for period in (1, seconds):  # the first one is a warm-up
+            rate = benchmark.rate(lambda: next(steps), config.batch_size, period)
+    print(rate)
 
 
-def rate(variables, seconds):
-    """Return the images per second of a process with these environment variables."""
-    command = [sys.executable, __file__, "--rate", str(seconds)]
-    environment = {**os.environ, **variables}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    return float(result.stdout)
+def measure(start, threads, seconds):
+    """Return the images per second of a new process."""
+    command = [sys.executable, __file__, "--seconds", str(seconds), "--only", start, threads]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return float(done.stdout.split()[-1])
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=4, help="of each measurement [4]")
-    parser.add_argument("--turns", type=int, default=5, help="of each way [5]")
-    parser.add_argument("--rate", type=float, help=argparse.SUPPRESS)  # what a process is to do
+    parser.add_argument("--turns", type=int, default=3, help="of each way [3]")
+    parser.add_argument("--only", nargs=2, help=argparse.SUPPRESS)  # what a process is to do
     args = parser.parse_args()
-    if args.rate:
-        print_rate(args.rate)
+    if args.only:
+        print_rate(*args.only, args.seconds)
         return
 
-    idle = {way: [] for way in WAYS}
-    busy = {way: [] for way in WAYS}
+    rows = list(itertools.product(WAYS, STARTS))
+    idle = {row: [] for row in rows}
+    busy = {row: [] for row in rows}
     for _ in range(args.turns):
-        for way, variables in WAYS.items():
-            idle[way].append(rate(variables, args.seconds))
+        for way, start in rows:
+            idle[way, start].append(measure(start, WAYS[way], args.seconds))
             other = subprocess.Popen(BUSY)
             try:
-                busy[way].append(rate(variables, args.seconds))
+                busy[way, start].append(measure(start, WAYS[way], args.seconds))
             finally:
                 other.kill()
                 other.wait()
     print(f"{os.cpu_count()} cores\n")
-    print("| threads wait | images/s, idle machine | one core busy |")
-    print("|---|---|---|")
-    for way in WAYS:
-        cells = []
-        for rates in (idle[way], busy[way]):
+    print("| CPU threads | started as a | images/s, idle machine | one core busy |")
+    print("|---|---|---|---|")
+    for row in rows:
+        cells = list(row)
+        for rates in (idle[row], busy[row]):
             median = statistics.median(rates)
             cells.append(f"{median:,.0f} ({min(rates):,.0f} to {max(rates):,.0f})")
-        print(f"| {way} | {' | '.join(cells)} |")
+        print(f"| {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":
