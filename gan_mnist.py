@@ -34,6 +34,8 @@ import copy
 import csv
 import difflib
 import functools
+import gzip
+import importlib.util
 import inspect
 import io
 import json
@@ -41,6 +43,7 @@ import math
 import os
 import platform
 import re
+import shutil
 import socket
 import sys
 import time
@@ -148,7 +151,7 @@ def load_mnist(data_dir, train=True):
         images, labels = load_torchvision("mnist", data_dir, train)
         return images, labels, "mnist"
     except UserError as error:
-        if any(Path(data_dir).glob("MNIST/raw/*")):
+        if idx_files("mnist", data_dir, "*"):
             raise
         print(f"WARNING: {error}")
     print("Continuing with mnist_5k, the 5,000 digits that come with this script")
@@ -243,15 +246,19 @@ class Generator(nn.Module):
         A G that is continuous in z has to draw what lies between two digits too (Khayatkhoei et al.
         2018, arXiv 1806.00880). So the first numbers of z are replaced by a choice, the mode: the
         largest of them becomes 1, the others 0. It is a categorical code as in InfoGAN (Chen et al.
-        2016, arXiv 1606.03657), without that paper's loss. Labels (N,) are appended as one-hot.
+        2016, arXiv 1606.03657), without that paper's loss. Labels (N,), or all classes in turn, are
+        appended as one-hot.
         """
+        z = z.flatten(1)  # z may be (N, latent_dim, 1, 1), as in code of DCGANs
         parts = [z]
         if self.modes:
             mode = F.one_hot(z[:, : self.modes].argmax(1), self.modes).to(z.dtype)
             mode = mode * self.modes**0.5  # so that its mean square is 1, like that of z
             parts = [mode, z[:, self.modes :]]
         if self.classes:
-            parts.append(F.one_hot(labels, self.classes).to(z.dtype))
+            if labels is None:
+                labels = torch.arange(len(z), device=z.device) % self.classes
+            parts.append(F.one_hot(labels.long(), self.classes).to(z.dtype))
         return torch.cat(parts, 1)
 
     def decode(self, code):
@@ -262,14 +269,12 @@ class Generator(nn.Module):
     def sample(self, num_samples, seed=None, labels=None):
         """Return images (num_samples, C, H, W) in [-1, 1]; a seed gives the same on every device.
 
-        A conditional G draws labels (num_samples,), or all classes in turn. In eval mode, so that
-        BatchNorm uses its running statistics, and each image depends on its own z alone.
+        A conditional G draws labels, one for all or one for each, or all classes in turn. In eval
+        mode, so that BatchNorm uses its running statistics, and each image depends on its z alone.
         """
         weight = next(self.parameters())
         z = sample_z(num_samples, self.latent_dim, seed).to(weight)  # its device and its dtype
-        if labels is None:
-            labels = torch.arange(num_samples) % max(1, self.classes)
-        labels = labels.to(weight.device)
+        labels = choose_labels(num_samples, self.classes, labels).to(weight.device)
         was_training = self.training
         self.eval()
         parts = zip(z.split(500), labels.split(500), strict=True)  # for less memory
@@ -428,6 +433,7 @@ class GAN:
         self.G_ema.about = {**data, "seed": config.seed, "epochs": 0, "fd": None}
         self.optimizer_g = torch.optim.Adam(self.G.parameters(), fused=True)
         self.optimizer_d = torch.optim.Adam(self.D.parameters(), fused=True)
+        self.columns = grid_columns(config.num_samples, self.G.classes)
         self.set_learning_rates()
         self.start_clock()
 
@@ -662,31 +668,35 @@ def training(**settings):
         if checkpoint:
             resume(gan, checkpoint)
         loader = make_loader(images, labels, config.batch_size * config.d_steps)
-        judge = start_run(gan, loader)
-        while gan.epoch < config.epochs:
-            row = gan.train_epoch(loader)
+        check_run(gan, loader)
+        with locked(config.checkpoint_dir):
+            judge = start_run(gan, loader)
+            while gan.epoch < config.epochs:
+                row = gan.train_epoch(loader)
+                if is_first_process():
+                    record_epoch(gan, row, judge)
+                yield gan
             if is_first_process():
-                record_epoch(gan, row, judge)
-            yield gan
-        if is_first_process():
-            finish_run(gan, images, judge)
-        if gan.epoch == gan.start_epoch:  # resumed, and nothing was left to train
-            yield gan
+                finish_run(gan, images, judge)
+            if gan.epoch == gan.start_epoch:  # resumed, and nothing was left to train
+                yield gan
 
 
 def start_run(gan, loader):
     """Say what a run does, and return the judge that measures FD, or None."""
     config = gan.config
-    check_run(gan, loader)
     share_networks(gan)
     images, _ = loader.dataset.tensors
     judge = None
     if is_first_process():
         if config.metrics_every:
-            judge = load_judge(gan.data["dataset"], config.data_dir)
+            judge = load_judge(gan.data["dataset"], config.data_dir, config.checkpoint_dir)
         real = real_samples(images, config)
-        save_grid(Path(config.samples_dir) / "real_samples.png", real, gan.G.classes, config.zoom)
+        save_grid(Path(config.samples_dir) / "real_samples.png", real, gan.columns, config.zoom)
     print(f"Training on {data_in_words(gan.data)}; {gan.device.type}, {gan.dtype}")
+    names = gan.data["class_names"]
+    if len(names) > 1 and gan.data["dataset"] not in ("mnist", "mnist_5k"):
+        print(f"{len(names)} classes: {classes_in_words(names)}")
     passes = len(loader) * loader.sampler.batch_size / len(images)
     if passes > 1.5:
         print(f"Each epoch sees all of them {passes:.0f} times")
@@ -711,15 +721,18 @@ def record_epoch(gan, row, judge):
     gan.history.append(row)
     gan.G_ema.about |= {"epochs": gan.epoch, "fd": row["fd"]}
 
-    save_csv(checkpoints / "history.csv", gan.history)
+    with only_warn():  # somebody may have it open; the next epoch writes it again
+        save_csv(checkpoints / "history.csv", gan.history)
     fds = [past["fd"] for past in gan.history if past["fd"] is not None]
     if row["fd"] is not None and row["fd"] == min(fds):
         save_generator(gan, "generator_best.pth")
-    draw_grid(gan, f"epoch_{gan.epoch:04d}.png")
+    with only_warn():
+        draw_grid(gan, f"epoch_{gan.epoch:04d}.png")
     if config.keep_generator_every and gan.epoch % config.keep_generator_every == 0:
         save_generator(gan, f"generator_epoch_{gan.epoch:04d}.pth")
     if config.tensorboard:
-        write_tensorboard(gan)
+        with only_warn():
+            write_tensorboard(gan)
     if last or gan.epoch % config.save_every == 0:
         save_checkpoint(gan)
     print_epoch(gan, row)  # last: what is printed is saved
@@ -730,7 +743,7 @@ def draw_grid(gan, name):
     config = gan.config
     if is_first_process():
         images = gan.generator().sample(config.num_samples, config.seed)
-        save_grid(Path(config.samples_dir) / name, images, gan.G.classes, config.zoom)
+        save_grid(Path(config.samples_dir) / name, images, gan.columns, config.zoom)
 
 
 def finish_run(gan, images, judge):
@@ -738,10 +751,11 @@ def finish_run(gan, images, judge):
     config = gan.config
     samples = Path(config.samples_dir)
     save_generator(gan, "generator_final.pth")
-    draw_grid(gan, f"epoch_{gan.epoch:04d}.png")  # SAMPLES_DIR may be another one than before
-    save_comparison(gan, images)
-    save_curves(gan, images, judge)
-    save_gif(samples / "training.gif", epoch_files(samples, ".png", gan.epoch))
+    with only_warn():
+        draw_grid(gan, f"epoch_{gan.epoch:04d}.png")  # SAMPLES_DIR may be another one than before
+        save_comparison(gan, images)
+        save_curves(gan, images, judge)
+        save_gif(samples / "training.gif", epoch_files(samples, ".png", gan.epoch))
     delete_old_checkpoints(gan)  # if a run was killed before it could do that
     print_end(gan)
 
@@ -782,6 +796,15 @@ def save_whole(path, write):
     finally:
         with contextlib.suppress(OSError):
             beside.unlink()
+
+
+@contextlib.contextmanager
+def only_warn():
+    """Print a UserError as a warning: of a file that can be written later, or done without."""
+    try:
+        yield
+    except UserError as error:
+        print(f"WARNING: {error}")
 
 
 def load_weights(path):
@@ -874,6 +897,17 @@ def delete_old_checkpoints(gan):
             metrics_path(path).unlink(missing_ok=True)
 
 
+def make_folder(folder):
+    """Make a folder. Raises UserError if that fails, or if no files can be written to it."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        problem = "it is read-only"
+    except OSError as error:
+        problem = error.strerror
+    if not Path(folder).is_dir() or not os.access(folder, os.W_OK):
+        raise UserError(f"no files can be written to {folder}: {problem}")
+
+
 def check_run(gan, loader):
     """Raise UserError for what would end a run later: settings and folders that do not work."""
     config = gan.config
@@ -894,11 +928,8 @@ def check_run(gan, loader):
             from torch.utils import tensorboard  # noqa: F401
         except ImportError as error:
             raise UserError("TENSORBOARD needs a package: pip install tensorboard") from error
-    for folder in (config.samples_dir, config.checkpoint_dir):
-        try:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"no files can be written to {folder}: {error.strerror}") from error
+    make_folder(config.samples_dir)
+    make_folder(config.checkpoint_dir)
 
 
 def find_earlier_run(config):
@@ -939,6 +970,29 @@ def delete_earlier_run(gan):
     for path in run_files(gan.config):
         if path.stat().st_mtime < gan.start_date:
             path.unlink()
+
+
+@contextlib.contextmanager
+def locked(folder):
+    """Keep other processes from training in the same folder; on Windows they are not noticed.
+
+    Raises UserError if there is one. The lock of a killed process does not count.
+    """
+    if not is_first_process() or importlib.util.find_spec("fcntl") is None:
+        yield
+        return
+    import fcntl
+
+    path = Path(folder, ".lock")
+    with path.open("w") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"another run is at work in {folder}: choose other folders") from error
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def networks_of(checkpoint, settings):
@@ -1036,6 +1090,11 @@ def data_in_words(data):
     return f"{data['dataset']}, {data['images']} images, checksum {data['checksum']}"
 
 
+def classes_in_words(names):
+    """Return numbers and names of classes: "0 ant, 1 bee"."""
+    return ", ".join(f"{number} {name}" for number, name in enumerate(names))
+
+
 def describe(about):
     """Return a short description of a training: "60 epochs of mnist, FD 0.97"."""
     words = f"{about.get('epochs', 0)} epochs of {Path(about.get('dataset', 'nothing')).name}"
@@ -1109,7 +1168,7 @@ def make_grid(images, columns=0, zoom=ZOOM):
 
     With 0 columns it is about as wide as high. Each pixel is enlarged to zoom x zoom equal ones.
     """
-    columns = columns or math.ceil(math.sqrt(len(images)))
+    columns = columns or grid_columns(len(images), classes=0)
     grid = import_torchvision().utils.make_grid(images, columns, pad_value=-1.0)
     channels = images.shape[1]  # torchvision turns one channel into three equal ones
     grid = grid[:channels]
@@ -1134,6 +1193,29 @@ def sample_z(num_samples, latent_dim, seed=None):
     block = 16
     rows = block * math.ceil(num_samples / block)
     return torch.randn(rows, latent_dim, generator=generator)[:num_samples]
+
+
+def choose_labels(num_samples, classes, labels=None):
+    """Return labels (num_samples,): those that are asked for, a number or a list, or all in turn.
+
+    Raises UserError if there are no such classes, or not as many labels as samples.
+    """
+    if labels is None:
+        return torch.arange(num_samples) % max(1, classes)
+    labels = torch.as_tensor(labels)
+    if labels.min() < 0 or labels.max() >= classes:
+        raise UserError(f"labels are {labels.tolist()}, and the generator has {classes} classes")
+    if labels.ndim > 0 and len(labels) != num_samples:
+        raise UserError(f"there are {len(labels)} labels for {num_samples} samples")
+    return labels.expand(num_samples)
+
+
+def grid_columns(num_samples, classes):
+    """Return the columns of a grid about as wide as high; each is to have samples of one class."""
+    side = math.ceil(math.sqrt(num_samples))
+    if classes == 0:
+        return side
+    return classes * max(1, round(side / classes))
 
 
 def real_samples(images, config):
@@ -1182,7 +1264,7 @@ def save_comparison(gan, images):
         ("real", real_samples(images, config)),
         (f"drawn after epoch {gan.epoch}", gan.generator().sample(config.num_samples, config.seed)),
     ):
-        grid = to_picture(make_grid(samples, gan.G.classes, config.zoom))
+        grid = to_picture(make_grid(samples, gan.columns, config.zoom))
         pictures.append(add_caption(grid, title))
     left, right = pictures
     gap = left.width // 50
@@ -1370,20 +1452,30 @@ class Judge(nn.Module):
         return self.fd(features)
 
 
-def load_judge(dataset, data_dir):
+def load_judge(dataset, *folders):
     """Return the Judge of a data set, trained first if there is none; MNIST's is shipped.
 
-    None for a folder of images. Raises UserError if the file is missing or damaged.
+    A trained one is kept in the first of the folders that can be written to. None for a folder of
+    images. Raises UserError if its file is missing, damaged or cannot be written.
     """
-    path = Path(data_dir) / f"judge_{dataset}.pth"
-    if dataset in ("mnist", "mnist_5k"):
-        path = MNIST_JUDGE
-    elif dataset not in SETS:
+    if dataset not in (*SETS, "mnist_5k"):
         print("There is no judge of a folder of images that could measure FD")
         return None
-    elif not path.exists():
-        print(f"Training a judge of {dataset}, once; METRICS_EVERY = 0 trains without metrics")
-        train_judge(dataset, data_dir, path)
+    paths = [Path(folder) / f"judge_{dataset}.pth" for folder in folders]
+    if dataset in ("mnist", "mnist_5k"):
+        paths = [MNIST_JUDGE]
+    there = [path for path in paths if path.exists()]
+    path = (there or paths)[0]
+    if not there and path != MNIST_JUDGE:
+        writable = [path for path in paths if os.access(path.parent, os.W_OK)]
+        if not writable:
+            raise UserError(
+                f"a judge of {dataset} cannot be written to {' or '.join(map(str, folders))}: "
+                "METRICS_EVERY 0 (--metrics_every 0) trains without one"
+            )
+        path = writable[0]
+        print(f"Training a judge of {dataset}, once; --metrics_every 0 trains without one")
+        train_judge(dataset, folders[0], path)
     if not path.exists():
         raise UserError(f"{path} is missing: {GET_BACK}, or set METRICS_EVERY to 0")
     state = load_weights(path)
@@ -1416,6 +1508,7 @@ def train_judge(dataset, data_dir, path, seed=SEED):
     print(f"Wrote {path}, right on {accuracy:.2%} of {len(test_images)} test images (seed {seed})")
 
 
+@torch.random.fork_rng(devices=[])  # leaves random numbers as they were
 def fit_judge(images, labels, epochs, seed=0, shift=2, learning_rate=5e-3):
     """Return a Judge trained on images (N, C, H, W) uint8, shifted at random, and labels (N,)."""
     torch.manual_seed(seed)
@@ -1765,11 +1858,11 @@ PRESETS = {
 
 # ── More data ── Other data sets, the bundle, folders of pictures, shifts ─────────────────────────
 
-SETS = {  # torchvision's class, and the folder of its files in DATA_DIR
-    "mnist": ("MNIST", "MNIST/raw"),
-    "fashion_mnist": ("FashionMNIST", "FashionMNIST/raw"),
-    "kmnist": ("KMNIST", "KMNIST/raw"),
-    "cifar10": ("CIFAR10", "cifar-10-batches-py"),
+SETS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST", "cifar10": "CIFAR10"}
+CLASS_NAMES = {  # where they are not the digits
+    "fashion_mnist": "T-shirt, trousers, pullover, dress, coat, sandal, shirt, sneaker, bag, boot",
+    "kmnist": "o, ki, su, tsu, na, ha, ma, ya, re, wo",
+    "cifar10": "airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck",
 }
 FOLDER_IMAGE_SIZE = 64  # side of images from a folder if IMAGE_SIZE is 0
 DOWNLOAD_TIMEOUT = 7  # give up on a mirror after so many seconds without data
@@ -1801,30 +1894,81 @@ def load_torchvision(name, data_dir, train=True):
 
     Raises UserError if it cannot be downloaded or read.
     """
-    class_name, folder = SETS[name]
-    folder = Path(data_dir) / folder
-    problem = f"{name} in {folder} is damaged or incomplete"
-    advice = "delete it, or put all its files there"
-    if not any(folder.glob("*")):
-        print(f"No {name} in {folder}: downloading it")
-        problem = f"{name} cannot be downloaded"
-        advice = f"its files, unpacked, belong into {folder}"
-    load = getattr(import_torchvision().datasets, class_name)
+    part = "train"
+    if not train:
+        part = "t10k"
+    paths = idx_files(name, data_dir, part)
+    if paths:
+        images = read_idx(paths[0], dimensions=3)
+        labels = read_idx(paths[-1], dimensions=1)
+    else:
+        data = download(name, data_dir, train)
+        images = torch.as_tensor(data.data)
+        labels = torch.as_tensor(data.targets)
+    if images.ndim == 3:  # grey images, without a dimension for the colours
+        images = images.unsqueeze(3)
+    return images.permute(0, 3, 1, 2).contiguous(), labels.long()
+
+
+def idx_files(name, data_dir, part):
+    """Return the files of images and labels that are there, packed or not, in the usual places.
+
+    As torchvision puts them, in MNIST/raw, in MNIST or, for MNIST, in data_dir itself.
+    """
+    places = [Path(data_dir) / SETS[name] / "raw", Path(data_dir) / SETS[name]]
+    if name == "mnist":
+        places.append(Path(data_dir))
+    for place in places:
+        found = [sorted(place.glob(f"{part}-{kind}?idx*")) for kind in ("images", "labels")]
+        if any(found):
+            return [paths[0] for paths in found if paths]  # unpacked, if there are both
+    return []
+
+
+def read_idx(path, dimensions):
+    """Return the numbers in an IDX file, the format of MNIST. Raises UserError if it is damaged."""
+    try:
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+        if content[:4] != bytes([0, 0, 8, dimensions]):  # 8: uint8
+            raise ValueError(f"no {dimensions} dimensions of bytes")
+        shape = np.frombuffer(content, ">i4", dimensions, offset=4)
+        numbers = np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions)
+        return torch.from_numpy(numbers.reshape(shape).copy())
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise UserError(
+            f"{path} is damaged or incomplete ({error}): replace it, or delete its folder"
+        ) from error
+
+
+def download(name, data_dir, train):
+    """Return one of SETS as torchvision has it, downloaded into data_dir if it is not there.
+
+    Raises UserError if that fails, and leaves nothing behind then.
+    """
+    load = getattr(import_torchvision().datasets, SETS[name])
+    folder = Path(data_dir) / SETS[name]
+    is_new = not folder.exists()
+    if is_new and name != "cifar10":
+        print(f"No {name} in {folder}/raw: downloading it")
     former_timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)  # torchvision alone would wait for ever
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # without a line for each mirror
-            data = load(data_dir, train, download=True)  # which does nothing if the files are there
-        images = torch.as_tensor(data.data)
-        labels = torch.as_tensor(data.targets)
-    except Exception as error:  # torchvision has no error of its own for a damaged file
+            return load(data_dir, train, download=True)
+    except BaseException as error:  # Ctrl-C too
+        if is_new:
+            shutil.rmtree(folder, ignore_errors=True)
+        if not isinstance(error, Exception):
+            raise
         reason = str(error).strip().rpartition("\n")[2]
-        raise UserError(f"{problem} ({reason}): {advice}") from error
+        raise UserError(
+            f"{name} cannot be downloaded ({reason}); looked for {{train,t10k}}-images-idx3-ubyte "
+            f"and -labels-idx1-ubyte, also .gz, in {folder}/raw and around"
+        ) from error
     finally:
         socket.setdefaulttimeout(former_timeout)
-    if images.ndim == 3:  # grey images, without a dimension for the colours
-        images = images.unsqueeze(3)
-    return images.permute(0, 3, 1, 2).contiguous(), labels
 
 
 def load_bundle():
@@ -1848,11 +1992,17 @@ def describe_data(images, labels, name):
     """Return what a run and its generator remember of the images that they are trained on."""
     checksum = zlib.crc32(images.numpy())
     classes = int(labels.max()) + 1
+    class_names = [str(number) for number in range(classes)]
+    if name in CLASS_NAMES:
+        class_names = CLASS_NAMES[name].split(", ")
+    elif name not in (*SETS, "mnist_5k"):
+        class_names = [path.name for path in class_folders(name)]
     return {
         "dataset": name,
         "images": len(images),
         "checksum": f"{checksum:08x}",
         "classes": classes,
+        "class_names": class_names,
     }
 
 
@@ -1869,36 +2019,155 @@ def import_torchvision():
 
 
 def load_folder(folder, image_size=0):
-    """Return the images of a folder, (N, C, H, W) uint8, and the labels of its sub-folders, (N,).
+    """Return the pictures of a folder, (N, C, H, W) uint8, and the numbers of their classes, (N,).
 
-    Images of any size are cropped to a square and resized; C is 1 if all are grey. Hidden files
-    are left out. Raises UserError if there are no images.
+    Pictures of any size and kind are cropped to a square and resized; C is 1 if all are grey.
+    Classes: see class_folders. Raises UserError if there are no pictures, or if all are equal.
     """
-    side = image_size or FOLDER_IMAGE_SIZE
-    images = []
-    classes = []
-    for path in progress(sorted(Path(folder).rglob("*")), f"Reading {folder}"):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if hidden or path.is_dir():
-            continue
-        try:
-            with Image.open(path) as image:
-                upright = ImageOps.exif_transpose(image).convert("RGB")
-        except Exception as error:  # Pillow raises many kinds for a damaged file
-            print(f"WARNING: {path} is skipped: it cannot be read as an image ({error})")
-            continue
-        images.append(np.array(ImageOps.fit(upright, (side, side))))  # (side, side, 3)
-        classes.append(str(path.parent))
-    if not images:
+    if training_folder(folder) != Path(folder):
+        print(f"Taking the pictures in {training_folder(folder)} alone")
+    paths = []
+    labels = []
+    for number, class_folder in enumerate(class_folders(folder)):
+        files = files_below(class_folder)
+        paths += files
+        labels += [number] * len(files)
+    pixels, bad = read_pictures(paths, image_size or FOLDER_IMAGE_SIZE)
+    if len(bad) == len(paths):
         raise UserError(
             f"DATASET (--dataset) is {folder!r}: allowed is mnist_5k | {' | '.join(SETS)}, "
-            "or a folder with images in it"
+            "or a folder with pictures in it"
         )
-    pixels = np.stack(images)
+    if bad:
+        print(
+            f"WARNING: {len(bad)} files are skipped that are no pictures, such as {paths[bad[0]]}"
+        )
+        pixels = np.delete(pixels, bad, 0)
     if (pixels == pixels[..., :1]).all():
         pixels = pixels[..., :1]
-    _, labels = np.unique(classes, return_inverse=True)
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels)
+    all_equal = len(pixels) > 1 and (pixels == pixels[:1]).all()
+    if all_equal or (pixels == pixels[:, :1, :1]).all():
+        raise UserError(f"all pictures in {folder} are equal, or of one colour each")
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+    return images, torch.from_numpy(np.delete(labels, bad))
+
+
+def read_pictures(paths, side):
+    """Return files as pictures (N, side, side, 3) uint8, and the numbers of those that are none."""
+    pixels = np.empty((len(paths), side, side, 3), np.uint8)
+    deep = {}  # number of a picture -> more than 256 greys, (side, side)
+    alpha = {}  # number of a picture -> its opacity from 0 to 1, (side, side, 1)
+    bad = []
+    for number, path in enumerate(progress(paths, "Reading pictures")):
+        try:
+            picture = read_middle(path, side)
+        except Exception:  # Pillow raises many kinds for a damaged file
+            bad.append(number)
+            continue
+        if picture.ndim == 2:
+            deep[number] = picture
+        elif picture.shape[2] == 4:
+            alpha[number] = picture[..., 3:] / 255
+            pixels[number] = (picture[..., :3] * alpha[number]).round()  # on black
+        else:
+            pixels[number] = picture
+    spread_deep_greys(pixels, deep)
+    put_on_background(pixels, alpha)
+    return pixels, bad
+
+
+def class_folders(folder):
+    """Return the folders of the classes, in natural order: the first level of sub-folders.
+
+    If pictures lie beside them there are no classes, and it is the folder alone.
+    """
+    root = training_folder(folder)
+    if not root.is_dir():
+        return []
+    visible = [path for path in root.iterdir() if not path.name.startswith(".")]
+    folders = [path for path in visible if path.is_dir() and files_below(path)]
+    has_pictures = any(path.suffix.lower() in Image.registered_extensions() for path in visible)
+    if has_pictures or not folders:
+        return [root]
+    return sorted(folders, key=natural_order)
+
+
+def training_folder(folder):
+    """Return the sub-folder train or training of a folder, if it has one, else the folder."""
+    for name in ("train", "training"):
+        if Path(folder, name).is_dir():
+            return Path(folder, name)
+    return Path(folder)
+
+
+def natural_order(path):
+    """Return by what files are sorted, so that 10 comes after 2."""
+    parts = re.split(r"(\d+)", path.name)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+
+
+def files_below(folder, above=()):
+    """Return the files in a folder and below, without hidden ones; links are followed once."""
+    files = []
+    above = (*above, folder.parent.resolve(), folder.resolve())
+    for path in sorted(folder.iterdir(), key=natural_order):
+        if path.name.startswith("."):
+            continue
+        if not path.is_dir():
+            files.append(path)
+        elif path.resolve() not in above:
+            files += files_below(path, above)
+    return files
+
+
+def read_middle(path, side):
+    """Return the middle of a picture, upright: (side, side, 3) uint8.
+
+    (side, side, 4) if it has transparency, (side, side) float if it has more than 256 greys.
+    """
+    mode = "RGB"
+    with Image.open(path) as image:
+        if image.mode.startswith(("I", "F")):
+            mode = "F"
+        elif image.has_transparency_data:
+            mode = "RGBA"
+        upright = ImageOps.exif_transpose(image).convert(mode)
+    return np.array(ImageOps.fit(upright, (side, side)))
+
+
+def spread_deep_greys(pixels, deep):
+    """Bring pictures of 12 and more bits, or of floats, to 0 to 255: all by the same scale.
+
+    White is 1, 255, 4095 (12 bits) or 65535 (16 bits), the first one that no picture exceeds; for
+    other numbers the range of all pictures is taken.
+    """
+    if not deep:
+        return
+    black = 0.0
+    highest = max(picture.max() for picture in deep.values())
+    whites = [white for white in (1, 255, 4095, 65535) if highest <= white]
+    lowest = min(picture.min() for picture in deep.values())
+    if lowest < 0 or not whites:
+        black = lowest
+        whites = [highest]
+    print(f"{len(deep)} pictures of more than 8 bits: {black:g} is black, {whites[0]:g} white")
+    for number, picture in deep.items():
+        grey = (picture - black) / (whites[0] - black) * 255
+        pixels[number] = grey.round()[..., np.newaxis]
+
+
+def put_on_background(pixels, alpha):
+    """Put pictures with transparency, which lie on black, on white if what is visible is dark."""
+    if not alpha:
+        return
+    numbers = list(alpha)
+    visible = sum(picture.sum() for picture in alpha.values())
+    light = sum(pixels[number].mean(2).sum() for number in numbers) / max(visible, 1) > 127
+    if not light:
+        for number in numbers:
+            pixels[number] += ((1 - alpha[number]) * 255).round().astype(np.uint8)
+    background = {True: "black", False: "white"}[bool(light)]
+    print(f"{len(alpha)} pictures are transparent: they are put on {background}")
 
 
 def random_shift(images, pixels=1):
@@ -1958,12 +2227,13 @@ def has_fast_bf16(device_name):
 
 @contextlib.contextmanager
 def cpu_threads(config, checkpoint):
-    """Set the number of CPU threads for the duration of a run.
+    """Set the number of CPU threads for the duration of a run, after which all is as it was.
 
     PyTorch's threads wait for each other in every operation, and one that shares its core with
     another program delays all: so there are as many as idle cores, or as in the checkpoint.
     """
     former = torch.get_num_threads()
+    flushed = torch.tensor(1e-40).mul(1).item() == 0
     threads = config.threads
     if threads == 0 and checkpoint:  # another number rounds differently
         threads = min(former, checkpoint[1]["threads"])
@@ -1976,9 +2246,10 @@ def cpu_threads(config, checkpoint):
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)  # Adam's averages of zero gradients would be slow
     try:
-        yield
+        with torch.random.fork_rng(range(torch.cuda.device_count())):  # restores random numbers
+            yield
     finally:
-        torch.set_flush_denormal(False)
+        torch.set_flush_denormal(flushed)
         torch.set_num_threads(former)
 
 
@@ -2005,7 +2276,7 @@ def idle_ticks():
 def process_rank():
     """Return this process's rank and the number of processes, as torchrun sets them, else 0, 1."""
     world_size = int(os.environ.get("WORLD_SIZE") or 1)
-    if world_size == 1:
+    if world_size == 1 or "MASTER_ADDR" not in os.environ:  # left over from something else
         return 0, 1
     return int(os.environ["RANK"]), world_size
 
@@ -2124,7 +2395,7 @@ def generate(
     model_path="",
     num_samples=NUM_SAMPLES,
     seed=SEED,
-    digit=-1,
+    digit="",
     separate=False,
     interpolate=False,
     show=False,
@@ -2138,36 +2409,46 @@ def generate(
     asked for the digit.
     """
     G, model_path = find_generator(model_path, checkpoint_dir)
-    if digit >= G.classes:
-        raise UserError(
-            f"--digit is {digit}, and {model_path} knows {G.classes} classes: a generator learns "
-            "them by --conditional"
-        )
-    labels = torch.arange(num_samples + 1) % max(1, G.classes)
-    columns = G.classes
+    columns = grid_columns(num_samples, G.classes)
+    labels = None
     name = f"seed_{seed}"
-    if digit >= 0:
-        labels = torch.full_like(labels, digit)
+    if digit != "":
+        labels = class_number(digit, G)
         columns = 0
-        name += f"_digit_{digit}"
+        name += f"_digit_{labels}"
     if interpolate:
         walks = math.ceil(num_samples / WALK_STEPS)
         z = sample_z(walks + 1, G.latent_dim, seed)
-        images = walk(G, z, labels[: walks + 1])
+        images = walk(G, z, choose_labels(walks + 1, G.classes, labels))
         columns = WALK_STEPS
         path = Path(samples_dir) / f"interpolation_{name}.png"
     else:
-        images = G.sample(num_samples, seed, labels[:num_samples])
+        images = G.sample(num_samples, seed, labels)
         path = Path(samples_dir) / f"generated_{name}.png"
 
     save_grid(path, images, columns, zoom)
     print(f"Wrote {path}: {len(images)} images, drawn by\n{model_path} ({describe(G.about)})")
+    if G.classes:
+        print(f"Classes: {classes_in_words(G.about.get('class_names', []))}")
     if separate:
+        for earlier in path.with_suffix("").glob("[0-9]*.png"):
+            earlier.unlink()
         for number, image in enumerate(images, 1):
             save_image(path.with_suffix("") / f"{number:04d}.png", image)
     if show:
         show_picture(path)
     return path
+
+
+def class_number(digit, G):
+    """Return the number of a class of G, given by its number or name. Raises UserError if none."""
+    names = G.about.get("class_names", [])[: G.classes]
+    numbers = [str(number) for number in range(G.classes)]
+    for known in (numbers, names):
+        if str(digit) in known:
+            return known.index(str(digit))
+    classes = ", ".join(names) or "no classes: a generator learns them by --conditional"
+    raise UserError(f"--digit is {digit}, but the generator knows {classes}")
 
 
 @torch.no_grad()
@@ -2227,16 +2508,20 @@ def evaluate(
     """
     G, model_path = find_generator(model_path, checkpoint_dir)
     dataset = G.about.get("dataset", "unknown images")
-    judge = load_judge(dataset, data_dir)
+    judge = load_judge(dataset, data_dir, checkpoint_dir)
     if judge is None:
         raise UserError(f"{model_path} was trained on {dataset}: evaluate needs a judge of it")
     train, reference, real, dataset = choose_images(G, dataset, num_samples, seed, data_dir)
     generated = to_uint8(G.sample(len(real), seed))
 
-    metrics = {
-        "generated": measure_images(generated, reference, judge),
-        "real": measure_images(real, reference, judge),
-    }
+    metrics = {}
+    for number, (name, images) in enumerate([("generated", generated), ("real", real)]):
+        print(f"{2 * number + 1} of 5: precision and recall of {name} images", flush=True)
+        metrics[name] = measure_images(images, reference, judge)
+        print(f"{2 * number + 2} of 5: outlines of {name} images", flush=True)
+        accuracy = two_sample_accuracy(outlines(reference), outlines(images))
+        metrics[name]["told by outlines alone"] = accuracy
+    print("5 of 5: distances to the nearest training images\n", flush=True)
     # test images have no distance to themselves: in their place, that of real training images
     features, _ = judge.predict(reference)
     metrics["real"]["FD to test images"] = judge.fd(features, "test")
@@ -2254,10 +2539,12 @@ def evaluate(
     print(f"{model_path} ({describe(G.about)})")
     print(f"generated: {len(real):,} samples with seed {seed}; real: {about['real']}\n")
     print_metrics(metrics)
-    text = json.dumps({"about": about, **metrics}, indent=1)
-    path = metrics_path(model_path)
-    save_whole(path, lambda file: file.write(text.encode()))
-    print(f"Wrote {path}")
+    if model_path.resolve() != PRETRAINED:  # whose figures come with the script
+        text = json.dumps({"about": about, **metrics}, indent=1)
+        path = metrics_path(model_path)
+        with only_warn():
+            save_whole(path, lambda file: file.write(text.encode()))
+            print(f"Wrote {path}")
     return metrics
 
 
@@ -2307,7 +2594,6 @@ def measure_images(images, reference, judge):
         "Inception Score, by the judge": inception_score(probabilities),
         "precision": precision,
         "recall": recall,
-        "told by outlines alone": two_sample_accuracy(outlines(reference), outlines(images)),
         "share below 90% confidence": (probabilities.amax(1) < 0.9).float().mean().item(),
         "classes covered": (shares >= 0.1 / len(shares)).sum().item(),
         "shares of the classes": [round(share, 4) for share in shares.tolist()],
@@ -2467,6 +2753,7 @@ def page_generator(G):
     return {
         "latent_dim": G.latent_dim,
         "classes": G.classes,
+        "class_names": G.about.get("class_names", [])[: G.classes],
         "modes": G.modes,
         "image_shape": G.image_shape,
         "activation": G.arguments["g_activation"],
@@ -2547,14 +2834,14 @@ LIMITS = {  # (lowest, highest) of a number, which is whole if the lowest is; th
     "metrics_every": (0, ANY),
     "tensorboard": SWITCH,
     "model_path": PATH,
-    "digit": (-1, ANY),
+    "digit": str,
     "separate": SWITCH,
     "interpolate": SWITCH,
     "show": SWITCH,
 }
 FLAG_HELP = {  # of what is no constant, or means something else to a command
     "model_path": "file of the generator; the newest one of CHECKPOINT_DIR, if not given",
-    "digit": "the class that a conditional generator is to draw; -1 = all in turn",
+    "digit": "number or name of the class that a conditional generator is to draw",
     "separate": "write each image as a PNG file of its own too",
     "interpolate": "draw walks from one random point to the next, of 8 images in each row",
     "show": "open the picture in a window",
@@ -2653,7 +2940,7 @@ class Parser(argparse.ArgumentParser):
 def build_parser(command):
     """Return the parser of a command: a flag for each parameter, in both spellings."""
     function = COMMANDS[command]
-    description = inspect.getdoc(function).partition("\n\n")[0]
+    description = (inspect.getdoc(function) or "").partition("\n\n")[0]  # None by python -OO
     epilog = "--no-NAME turns a switch off. Both --batch_size and --batch-size are understood."
     if command == "train":
         description = __doc__
@@ -2710,12 +2997,19 @@ def main(arguments=None):
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # for names that it cannot show
+    os.environ.pop("MPLBACKEND", None)  # of a notebook that has started this; files need none
     try:
         run_command(arguments)
         return 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # of `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is not printed
+        print(
+            "Nobody reads the output: stopped. A training is continued by --resume", file=sys.stderr
+        )
+        return 1
     except KeyboardInterrupt:
         if is_first_process():
             print("\nStopped by Ctrl-C. A training is continued by --resume", file=sys.stderr)

@@ -146,7 +146,9 @@ def test_a_folder_of_colour_pictures_may_be_renamed_before_its_run_goes_on(train
     for number in range(60):
         path = folder / f"pictures/{'ab'[number % 2]}/{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (9, 8), (4 * number, 99, 0)).save(path)
+        picture = Image.new("RGB", (9, 8), (4 * number, 99, 0))
+        picture.putpixel((4, 4), (0, 0, 255))
+        picture.save(path)
     pictures = {"image_size": 8, "conditional": True}
     train(epochs=3, out="at_once", dataset="pictures", **pictures)
     train(epochs=1, out="resumed", dataset="pictures", **pictures)

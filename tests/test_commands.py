@@ -404,7 +404,9 @@ def test_a_conditional_generator_draws_one_class_a_column_or_the_digit_that_is_a
     assert gan_mnist.main(["generate", "--interpolate", "--num_samples", "2", "--digit", "7"]) == 0
     capsys.readouterr()
     code, line = fails(capsys, "generate", "--digit", "10")
-    assert code == 2 and "--digit is 10" in line and "10 classes" in line
+    assert code == 2 and "--digit is 10" in line and "7, 8, 9" in line
+    assert gan_mnist.main(["generate", "--num_samples", "3", "--separate"]) == 0
+    assert len(list((folder / "generated_samples/generated_seed_0").iterdir())) == 3
 
 
 def test_a_generator_without_classes_says_how_to_get_one_that_draws_what_is_asked_for(

@@ -56,7 +56,7 @@ def test_a_damaged_file_is_never_trained_on_nor_replaced_by_the_bundle_and_its_f
         path.write_bytes(content)
     code, line = fails(capsys, *TINY_FLAGS, "--epochs", "1")
     assert code == 2
-    assert "mnist in digits/MNIST/raw is damaged or incomplete" in line
+    assert "digits/MNIST/raw/train-" in line and "is damaged or incomplete" in line
     assert not (folder / "checkpoints").exists()
 
 
@@ -107,7 +107,9 @@ def test_a_folder_gives_the_middles_of_its_images_and_its_sub_folders_as_classes
 
 def test_grey_pictures_in_a_flat_folder_have_one_channel_one_class_and_a_side_of_64(tmp_path):
     for number in range(3):
-        Image.new("L", (70, 70), 50 * number).save(tmp_path / f"{number}.png")
+        picture = Image.new("L", (70, 70), 50 * number)
+        picture.paste(255, (35, 35, 70, 70))
+        picture.save(tmp_path / f"{number}.png")
     images, labels, _ = gan_mnist.load_dataset(str(tmp_path), "nowhere")
     assert images.shape == (3, 1, 64, 64)
     assert images[:, 0, 9, 9].tolist() == [0, 50, 100]
@@ -130,9 +132,8 @@ def test_what_cannot_be_read_as_an_image_is_named_and_skipped(tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("no picture")
     images, _, _ = gan_mnist.load_dataset(str(tmp_path), "nowhere")
     assert len(images) == 1
-    warnings = [line for line in capsys.readouterr().out.splitlines() if "WARNING" in line]
-    assert len(warnings) == 2
-    assert "bad.png is skipped:" in warnings[0] and "notes.txt is skipped" in warnings[1]
+    (warning,) = [line for line in capsys.readouterr().out.splitlines() if "WARNING" in line]
+    assert "2 files are skipped" in warning and "bad.png" in warning
 
 
 def test_a_folder_without_images_or_no_folder_at_all_is_an_error_that_says_what_is_allowed(
@@ -234,6 +235,47 @@ def test_without_a_bundle_an_unreachable_set_is_an_error_that_says_where_files_g
     assert code == 2
     assert "kmnist cannot be downloaded" in line and "Connection refused" in line
     assert "empty/KMNIST/raw" in line
+
+
+@pytest.mark.parametrize("place", ["MNIST/raw", "MNIST", ""])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("dot", [False, True])
+def test_files_of_mnist_are_found_where_people_put_them(
+    tmp_path, digits, monkeypatch, place, packed, dot
+):
+    """As torchvision unpacks them, as mirrors have them, and by the names that Kaggle gives."""
+    monkeypatch.setattr(datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
+    raw = write_mnist(tmp_path / "made", *digits)
+    (tmp_path / "data" / place).mkdir(parents=True)
+    for path in raw.iterdir():
+        name = path.name
+        content = path.read_bytes()
+        if dot:
+            name = name.replace("-idx", ".idx")
+        if packed:
+            name += ".gz"
+            content = gzip.compress(content)
+        (tmp_path / "data" / place / name).write_bytes(content)
+    images, labels, name = gan_mnist.load_dataset("mnist", tmp_path / "data")
+    assert name == "mnist"
+    assert torch.equal(images[:, 0], digits[0]) and torch.equal(labels, digits[1].long())
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+def test_a_failed_download_says_which_files_go_where_and_leaves_nothing(
+    tmp_path, capsys, monkeypatch, name
+):
+    for kind in (datasets.MNIST, datasets.FashionMNIST):
+        monkeypatch.setattr(kind, "mirrors", ["http://127.0.0.1:9/"])
+    if name == "mnist":
+        gan_mnist.load_dataset(name, tmp_path)
+        said = capsys.readouterr().out
+    else:
+        with pytest.raises(gan_mnist.UserError) as error:
+            gan_mnist.load_dataset(name, tmp_path)
+        said = str(error.value)
+    assert "images-idx3-ubyte" in said and str(tmp_path / gan_mnist.SETS[name] / "raw") in said
+    assert not list(tmp_path.iterdir())
 
 
 def test_missing_set_is_downloaded_from_the_mirror_that_answers(tmp_path, digits, monkeypatch):

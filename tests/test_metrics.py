@@ -388,7 +388,9 @@ def test_evaluate_prints_and_keeps_what_it_returns(evaluated):
     assert (about["dataset"], about["images"], about["epochs"]) == ("mnist", 1000, 1)
     assert (about["samples"], about["seed of samples"]) == (500, 0)
     assert about["real"] == "test images of mnist"
-    lines = printed.splitlines()
+    steps, _, table = printed.partition("\n\n")
+    assert [line[:7] for line in steps.splitlines()] == [f"{step} of 5:" for step in range(1, 6)]
+    lines = table.splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[0] == "checkpoints/generator_final.pth (1 epochs of mnist)"
     assert "500 samples with seed 0" in lines[1]

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT
@@ -111,6 +112,34 @@ def test_a_generator_of_another_precision_draws_in_it(dtype):
     assert images.dtype == dtype
     assert (images.float() - expected).abs().max() < 0.05
     assert G(torch.randn(4, 12, dtype=dtype), torch.arange(4) % 3).dtype == dtype
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [7, [7] * 4, (7,) * 4, np.full(4, 7), np.full(4, 7, np.uint8), torch.full((4,), 7).int()],
+    ids=repr,
+)
+def test_sample_takes_labels_as_people_write_them(labels):
+    G = Generator(latent_dim=12, classes=10)
+    expected = G.sample(4, seed=1, labels=torch.full((4,), 7))
+    assert torch.equal(G.sample(4, seed=1, labels=labels), expected)
+
+
+@pytest.mark.parametrize("labels", [10, -1, [1, 2], np.arange(5), [0, 1, 2, 10]], ids=repr)
+def test_labels_that_do_not_fit_are_named(labels):
+    with pytest.raises(UserError, match="labels"):
+        Generator(latent_dim=12, classes=10).sample(4, labels=labels)
+    with pytest.raises(UserError, match="0 classes"):
+        Generator(latent_dim=12).sample(4, labels=3)
+
+
+def test_z_may_have_the_shape_of_dcgan_code_and_labels_may_be_left_out():
+    G = Generator(latent_dim=12, classes=10).eval()
+    z = torch.randn(20, 12)
+    with torch.no_grad():
+        expected = G(z, torch.arange(20) % 10)
+        assert torch.equal(G(z.view(20, 12, 1, 1)), expected)
+        assert torch.equal(G(z), expected)
 
 
 def test_weights_of_another_generator_are_refused_with_the_way_to_load_them():

@@ -6,6 +6,8 @@ import subprocess
 import sys
 import types
 
+import numpy as np
+import torch
 from conftest import EPOCH_IMAGES, ROOT
 from matplotlib import pyplot
 
@@ -18,6 +20,9 @@ SCRIPT = (ROOT / "gan_mnist.py").read_text(encoding="utf-8")
 def test_the_notebook_cells_run_one_after_the_other_and_twice(folder, monkeypatch):
     few = {"epochs": 1, "data_dir": "digits", "batch_size": 500, "metrics_every": 0}
     gan_mnist.train_gan(**few)
+    shutil.copy("checkpoints/epoch_0001.pth", "checkpoints/epoch_0060.pth")
+    digits = {"samples_dir": "runs/digits", "checkpoint_dir": "runs/digits"}
+    gan_mnist.train_gan(**few, **digits, conditional=True)
     shutil.copy(gan_mnist.PRETRAINED, "checkpoints")
     for name, value in {**few, "epochs": 2}.items():
         monkeypatch.setitem(gan_mnist.DEFAULTS, name, value)
@@ -33,13 +38,20 @@ def test_the_notebook_cells_run_one_after_the_other_and_twice(folder, monkeypatc
     cells = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names = {}
     for cell in (*cells, *cells):
-        exec(cell, names)
-    assert len(cells) == 3 and len(cleared) == 10  # five epochs, twice
+        exec(cell.replace("50_000", "1_000"), names)
+    assert len(cells) == 5 and len(cleared) == 10  # five epochs, twice
     assert names["images"].shape == (64, 1, 28, 28)
     assert (shown[0][2:30, 32:60] == names["images"][1, 0].numpy()).all()
     assert len(shown) == 2 * 7
     assert all(picture.shape == (242, 242) and picture.std() > 0.01 for picture in shown)
     assert names["gan"].epoch == 5
+    written = np.load("digits.npz")
+    assert written["images"].shape == (1000, 1, 28, 28)
+    ones = gan_mnist.load_generator("runs/digits/generator_final.pth").sample(1000, 0, labels=1)
+    of_ones = written["images"][written["labels"] == 1]
+    assert np.array_equal(of_ones, gan_mnist.to_uint8(ones)[1::10].numpy())
+    exported, z = torch.export.load("generator.pt2").module(), torch.randn(1, 100)
+    assert torch.allclose(exported(z), names["generator"](z), atol=1e-6)
 
 
 def test_the_change_to_the_code_can_be_made_and_trains(folder):

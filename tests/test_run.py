@@ -81,7 +81,7 @@ def test_settings_json_tells_settings_versions_device_and_data(train, folder, di
     assert facts["device"] == "cpu"
     checksum = f"{zlib.crc32(digits[0].numpy().tobytes()):08x}"
     expected = {"dataset": "mnist", "images": 1000, "checksum": checksum, "classes": 10}
-    assert facts["data"] == expected
+    assert facts["data"] == {**expected, "class_names": list("0123456789")}
 
 
 def test_grids_are_the_averaged_generators_from_the_same_z_and_real_samples_are_real(
@@ -244,7 +244,9 @@ def test_names_that_the_terminal_cannot_show_do_no_harm(folder, monkeypatch):
     )  # u umlaut in Latin-1, which is no UTF-8, and in it
     (folder / name).mkdir()
     for number in range(60):
-        Image.new("L", (8, 8), 4 * number).save(folder / name / f"{number}.png")
+        picture = Image.new("L", (8, 8), 4 * number)
+        picture.putpixel((4, 4), 255)
+        picture.save(folder / name / f"{number}.png")
     flags = [*TINY_FLAGS, "--dataset", name, "--image_size", "8", "--samples_dir", f"{name} drawn"]
     for epochs, encoding in (("1", "ascii"), ("2", "utf-8")):
         screen = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict")
@@ -315,17 +317,31 @@ def test_a_full_disk_while_saving_is_one_clear_line_and_earlier_checkpoints_stay
     assert len(history) == 2
 
 
+def test_a_picture_that_cannot_be_written_is_a_warning_and_the_training_goes_on(
+    train, folder, capsys
+):
+    (folder / "samples/epoch_0001.png").mkdir(parents=True)
+    _, history = train(epochs=2, resume=True)
+    assert len(history) == 2
+    assert "WARNING: cannot write samples/epoch_0001.png" in capsys.readouterr().out
+    assert (folder / "samples/epoch_0002.png").is_file()
+    assert (folder / "checkpoints/generator_final.pth").exists()
+
+
 def heed_ctrl_c():
     """Undo that all which a shell script starts in the background ignores Ctrl-C."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def test_ctrl_c_in_mid_epoch_is_one_line_that_says_how_to_go_on(folder):
+def test_a_run_keeps_others_out_of_its_folder_until_ctrl_c_which_says_how_to_go_on(folder, capsys):
     flags = [*TINY_FLAGS, "--epochs", "100000"]
     process = start(*flags, cwd=folder, preexec_fn=heed_ctrl_c)
     for line in process.stdout:
         if line.startswith("Epoch [3/"):
             break
+    code, line = fails(capsys, *flags, "--resume")
+    assert (code, process.poll()) == (2, None)
+    assert "another run is at work in checkpoints" in line
     process.send_signal(signal.SIGINT)
     code, _, err = finish(process)
     assert code == 130
@@ -333,7 +349,7 @@ def test_ctrl_c_in_mid_epoch_is_one_line_that_says_how_to_go_on(folder):
     assert "Ctrl-C" in line and "--resume" in line
     newest = gan_mnist.epoch_files(folder / "checkpoints", ".pth")[-1]
     assert gan_mnist.load_weights(newest)["epoch"] >= 3
-    assert not list(folder.rglob("*.part"))
+    assert not [*folder.rglob("*.part"), *folder.rglob(".lock")]
 
 
 def test_killed_at_5_random_moments_the_run_still_ends_as_if_undisturbed(train, folder):
@@ -365,37 +381,39 @@ def test_killed_at_5_random_moments_the_run_still_ends_as_if_undisturbed(train, 
 # ── threads ──
 
 
-@pytest.fixture
-def four_threads():
-    """A process of four threads, as on a machine of four cores."""
+def threads_of_a_run(checkpoint=None, **settings):
+    """-> how many threads compute during a run."""
+    with gan_mnist.cpu_threads(gan_mnist.make_config(**settings), checkpoint):
+        return torch.get_num_threads()
+
+
+def test_a_run_takes_as_many_threads_as_there_are_idle_cores_and_leaves_pytorch_as_it_was(
+    train, monkeypatch, capsys
+):
     former = torch.get_num_threads()
     torch.set_num_threads(4)
-    yield
-    torch.set_num_threads(former)
+    try:
+        for idle, expected in ((0.1, 1), (2.2, 2), (3.9, 4), (9.0, 4)):
+            monkeypatch.setattr(gan_mnist, "idle_cores", lambda idle=idle: idle)
+            assert threads_of_a_run() == expected
+            assert ("busy" in capsys.readouterr().out) == (expected < 4)
+            assert torch.get_num_threads() == 4
+        assert threads_of_a_run(threads=3) == 3
+        checkpoint = ("epoch_0001.pth", {"threads": 2})
+        assert threads_of_a_run(checkpoint) == 2  # another number rounds differently
+        assert threads_of_a_run(checkpoint, threads=3) == 3
 
-
-def test_a_run_takes_as_many_threads_as_there_are_idle_cores_and_gives_them_back(
-    train, monkeypatch, capsys, four_threads
-):
-    for idle, threads, expected in (
-        (0.1, 0, 1),
-        (2.2, 0, 2),
-        (3.9, 0, 4),
-        (9.0, 0, 4),
-        (0.1, 3, 3),
-    ):
-        monkeypatch.setattr(gan_mnist, "idle_cores", lambda idle=idle: idle)
-        train(epochs=1, threads=threads, overwrite=True)
-        assert gan_mnist.load_weights("checkpoints/epoch_0001.pth")["threads"] == expected
-        assert ("Other programs are busy" in capsys.readouterr().out) == (expected < 3)
+        random_numbers = torch.get_rng_state()
+        train(epochs=1, batch_size=1000, threads=3)
+        assert gan_mnist.load_weights("checkpoints/epoch_0001.pth")["threads"] == 3
         assert torch.get_num_threads() == 4
-    train(epochs=2, resume=True)  # not one, as are idle: another number rounds differently
-    assert gan_mnist.load_weights("checkpoints/epoch_0002.pth")["threads"] == 3
-    train(epochs=3, resume=True, threads=2)  # unless it is given
-    assert gan_mnist.load_weights("checkpoints/epoch_0003.pth")["threads"] == 2
-    with pytest.raises(gan_mnist.UserError):
-        train(epochs=1, resume=True, threads=2)
-    assert torch.get_num_threads() == 4
+        assert torch.equal(torch.get_rng_state(), random_numbers)
+        assert torch.tensor(1e-40).mul(1) > 0  # such small numbers are 0 during a run
+        with pytest.raises(gan_mnist.UserError):
+            train(epochs=1, batch_size=1001, threads=3, overwrite=True)
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(former)
 
 
 needs_linux = pytest.mark.skipif(not Path("/proc/stat").exists(), reason="needs Linux")
