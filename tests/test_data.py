@@ -7,6 +7,7 @@ import http.server
 import io
 import pickle
 import socket
+import sys
 import threading
 import time
 
@@ -344,3 +345,10 @@ def test_random_shift_moves_each_image_by_itself_in_all_ways(digits, pixels):
     assert len(seen) == (2 * pixels + 1) ** 2
     shifted.sum().backward()
     assert (images.grad[..., 4:-4, 4:-4] == 1).all()  # no shift moves the middle out of the picture
+
+
+def test_a_torchvision_that_does_not_fit_pytorch_is_one_line(folder, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchvision", None)  # its import fails
+    code, line = fails(capsys, *TINY_FLAGS, "--epochs", "1")
+    assert code == 2
+    assert "torchvision does not fit" in line and "install both together" in line
