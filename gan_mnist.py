@@ -949,13 +949,18 @@ def find_earlier_run(config):
                 print(f"WARNING: {error}: trying the checkpoint before it")
         # what a run leaves behind before its first checkpoint is written again
         files = [path for path in files if path in checkpoints or path.stem == "generator_final"]
-    if files and not config.overwrite:
+        if files:
+            raise UserError(
+                f"{files[0]} is of an earlier run, but no checkpoint of it can be read: "
+                "--overwrite starts again"
+            )
+        if is_first_process():
+            print(f"No checkpoint in {config.checkpoint_dir} yet: starting with epoch 1")
+    elif files and not config.overwrite:
         raise UserError(
             f"{files[0]} is of an earlier run: --resume continues it from its newest checkpoint, "
             "--overwrite replaces it, another SAMPLES_DIR and CHECKPOINT_DIR keep it"
         )
-    if config.resume:
-        print(f"No checkpoint in {config.checkpoint_dir} yet: starting with epoch 1")
     return None
 
 
