@@ -33,6 +33,7 @@ import contextlib
 import copy
 import csv
 import difflib
+import errno
 import functools
 import gzip
 import importlib.util
@@ -3009,11 +3010,14 @@ def main(arguments=None):
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # of `| head`
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO):  # `| head`, or a terminal that is gone
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is not printed
-        print(
-            "Nobody reads the output: stopped. A training is continued by --resume", file=sys.stderr
-        )
+        with contextlib.suppress(OSError):
+            print(
+                "Nobody reads the output: stopped. --resume continues a training", file=sys.stderr
+            )
         return 1
     except KeyboardInterrupt:
         if is_first_process():

@@ -1,6 +1,7 @@
 """Machines and notebooks as they are: what is left over, held open, shared or gone does no harm."""
 
 import os
+import pty
 import random
 
 import numpy as np
@@ -54,6 +55,17 @@ def test_head_ends_a_run_with_a_word_and_its_epochs_are_kept(folder):
     assert process.wait(timeout=60) == 1
     assert err.count("\n") == 1 and "--resume" in err
     assert gan_mnist.load_weights(gan_mnist.epoch_files("checkpoints", ".pth")[-1])["epoch"] >= 2
+
+
+def test_a_terminal_that_is_gone_ends_a_run_and_its_epochs_are_kept(folder):
+    terminal, screen = pty.openpty()
+    process = start(*TINY_FLAGS, "--epochs", "100000", cwd=folder, stdout=screen, stderr=screen)
+    os.close(screen)
+    while not gan_mnist.epoch_files("checkpoints", ".pth"):
+        os.read(terminal, 10_000)  # what it prints
+    os.close(terminal)
+    assert process.wait(timeout=60) == 1
+    assert gan_mnist.load_weights(gan_mnist.epoch_files("checkpoints", ".pth")[-1])["epoch"] >= 1
 
 
 def test_of_two_runs_in_the_same_new_folder_the_second_ends(train, folder):
