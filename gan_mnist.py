@@ -106,8 +106,9 @@ LABEL_SMOOTHING = 0.0  # real labels are 1 minus this in D's bce loss; usual alt
 D_STEPS = 1  # steps of D, each with a batch of its own, for each step of G
 BETA1 = 0.0  # Adam's momentum; classic 0.5, which takes several times as many epochs here
 BETA2 = 0.999  # decay of Adam's average of squared gradients
-LR_DECAY_START = 12  # the last epoch with the full learning rates; then both fall linearly
-LR_DECAY_END = 60  # the epoch in which they reach 1/50, whatever EPOCHS is; 0 = they never fall
+LR_DECAY_START = (
+    12  # the last epoch with full learning rates; they fall to 1/50 at the end; 0 = never
+)
 EMA_DECAY = 0.9995  # decay of G's moving average, which draws better than G; 0 = no average
 GRAD_CLIP = 0.0  # largest gradient norm of either network; 0 = no limit
 DEVICE = "auto"  # auto | cuda | mps | cpu
@@ -595,12 +596,12 @@ class GAN:
     def set_learning_rates(self):
         """Set learning rates and betas of both optimizers for the current epoch.
 
-        The rates are full to LR_DECAY_START, then they fall in a line to LR_DECAY_END.
+        The rates are full to LR_DECAY_START, then they fall in a line to the end of the run.
         """
         c = self.config
         factor = 1.0
-        if c.lr_decay_end > 0:
-            line = [min(c.lr_decay_start, c.lr_decay_end - 1), c.lr_decay_end]
+        if 0 < c.lr_decay_start < self.epoch:
+            line = [c.lr_decay_start, c.epochs]
             factor = float(np.interp(self.epoch, line, [1.0, LAST_LR_FACTOR]))
         betas = (c.beta1, c.beta2)
         self.optimizer_g.param_groups[0].update(lr=c.learning_rate_g * factor, betas=betas)
@@ -1041,9 +1042,11 @@ def resume(gan, checkpoint):
         getattr(gan, part).load_state_dict(state[part])
     changes = []
     for name, value in config._asdict().items():
-        if name not in ("epochs", "resume") and state["config"].get(name) != value:
+        if name != "resume" and state["config"].get(name) != value:
             changes.append(f"{name.upper()} {state['config'].get(name)} -> {value}")
     print(f"Continuing from {path}", *changes, sep="; ")
+    if config.epochs != state["config"]["epochs"] and 0 < config.lr_decay_start < config.epochs:
+        print(f"The learning rates now fall to epoch {config.epochs}")
 
 
 def save_settings(gan):
@@ -1783,7 +1786,7 @@ COMMON = {  # shared by most GANs of 2014 to 2018, but not by the defaults
     "beta1": 0.5,
     "learning_rate_g": 2e-4,
     "learning_rate_d": 2e-4,
-    "lr_decay_end": 0,
+    "lr_decay_start": 0,
     "gradient_penalty": 0.0,
     "ema_decay": 0.0,
     "batch_size": 64,
@@ -1843,7 +1846,6 @@ PRESETS = {
     "best": {
         "about": "the best digits: the defaults for twice as long",
         "epochs": 110,
-        "lr_decay_end": 140,
     },
     "conditional": {
         "about": "the defaults with labels (Mirza & Osindero 2014)",
@@ -2823,7 +2825,6 @@ LIMITS = {  # (lowest, highest) of a number, which is whole if the lowest is; th
     "beta1": (0.0, 0.999999),
     "beta2": (0.0, 0.999999),
     "lr_decay_start": (0, ANY),
-    "lr_decay_end": (0, ANY),
     "ema_decay": (0.0, 0.999999),
     "grad_clip": (0.0, ANY),
     "device": ["auto", "cuda", "mps", "cpu"],

@@ -97,7 +97,7 @@ WRONG = [
     ("beta1", 1.0),
     ("dropout", 1),
     ("label_smoothing", 0.6),
-    ("lr_decay_end", 1.5),
+    ("lr_decay_start", 1.5),
     ("seed", -1),
     ("dataset", "mnits"),
     ("device", "gpu"),

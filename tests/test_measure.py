@@ -14,6 +14,7 @@ sys.path.insert(0, str(ROOT / "tests/measure"))
 import benchmark
 import judge
 import record
+import settings
 
 
 def points(n, d, seed=0):
@@ -40,10 +41,12 @@ def test_parzen_is_higher_for_digits_than_for_noise():
     assert record.parzen(noise, validation, test) < 0
 
 
-def test_every_recipe_of_the_record_is_made_of_settings_that_the_script_takes():
+def test_what_the_record_and_the_gallery_train_is_made_of_settings_that_the_script_takes():
     for flags in record.RECIPES.values():
-        settings = vars(gan_mnist.build_parser("train").parse_args(flags))
-        gan_mnist.make_config(**settings)
+        values = vars(gan_mnist.build_parser("train").parse_args(flags))
+        gan_mnist.make_config(**values)
+    for values in settings.VARIANTS.values():
+        gan_mnist.make_config(**values)
 
 
 def test_all_loops_that_the_benchmark_compares_train(digits):

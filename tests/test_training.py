@@ -252,34 +252,50 @@ def test_bf16_training_stays_close_to_fp32(digits):
     assert torch.allclose(losses["fp32"][:, :2], losses["bf16"][:, :2], atol=0.05)
 
 
-def test_learning_rates_fall_in_a_line_from_start_to_end_whatever_epochs_is(train, monkeypatch):
+@pytest.mark.parametrize(
+    ("epochs", "start", "shares"),
+    [
+        (5, 2, [1, 1, 1 - 0.98 / 3, 1 - 0.98 * 2 / 3, 0.02]),  # to 1/50 at the end, by hand
+        (3, 2, [1, 1, 0.02]),
+        (3, 3, [1, 1, 1]),  # too short to fall
+        (3, 0, [1, 1, 1]),  # never
+    ],
+)
+def test_learning_rates_fall_in_a_line_to_the_end_of_the_run(
+    train, monkeypatch, epochs, start, shares
+):
     rates = []
     original = gan_mnist.GAN.train_step
 
-    def note_rate(self, real, labels):
-        rates.append(
-            (
-                self.epoch,
-                self.optimizer_g.param_groups[0]["lr"],
-                self.optimizer_d.param_groups[0]["lr"],
-            )
-        )
+    def note_rates(self, real, labels):
+        rates_now = [o.param_groups[0]["lr"] for o in (self.optimizer_g, self.optimizer_d)]
+        rates.append((self.epoch, *rates_now))
         return original(self, real, labels)
 
-    monkeypatch.setattr(gan_mnist.GAN, "train_step", note_rate)
+    monkeypatch.setattr(gan_mnist.GAN, "train_step", note_rates)
     rest = {"learning_rate_g": 0.01, "learning_rate_d": 0.1, "batch_size": 1000}
-    train(epochs=5, lr_decay_start=2, lr_decay_end=4, **rest)
-    shares = [1, 1, 0.51, 0.02, 0.02]
+    train(epochs=epochs, lr_decay_start=start, **rest)
     expected = [(n, 0.01 * share, 0.1 * share) for n, share in enumerate(shares, 1)]
     assert [pytest.approx(row) for row in expected] == rates
-    rates.clear()
-    train(epochs=3, out="b", lr_decay_start=1, lr_decay_end=0, **rest)
-    assert [pytest.approx(row) for row in rates] == [(n, 0.01, 0.1) for n in (1, 2, 3)]
-    rates.clear()  # an end before the start holds all the same
-    train(epochs=4, out="c", lr_decay_start=9, lr_decay_end=3, **rest)
-    shares = [1, 1, 0.02, 0.02]
-    expected = [(n, 0.01 * share, 0.1 * share) for n, share in enumerate(shares, 1)]
-    assert [pytest.approx(row) for row in expected] == rates
+
+
+def test_a_finished_run_made_longer_gets_the_rates_of_its_new_length_and_says_so(train, capsys):
+    """Against 20 more epochs at a fiftieth of the learning rates, in which little is learned."""
+    train(epochs=3, lr_decay_start=2)
+    capsys.readouterr()
+    factors = []
+    set_rates = gan_mnist.GAN.set_learning_rates
+
+    def note(gan):
+        set_rates(gan)
+        factors.append(gan.optimizer_g.param_groups[0]["lr"] / gan.config.learning_rate_g)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gan_mnist.GAN, "set_learning_rates", note)
+        train(epochs=6, lr_decay_start=2, resume=True)
+    assert factors[-3:] == pytest.approx([1 - 0.98 / 4 * past for past in (2, 3, 4)])
+    out = capsys.readouterr().out
+    assert "EPOCHS 3 -> 6" in out and "The learning rates now fall to epoch 6" in out
 
 
 @pytest.mark.parametrize(
