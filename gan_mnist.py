@@ -298,8 +298,10 @@ class Discriminator(nn.Module):
     """Discriminator: images (N, C, H, W) in [-1, 1] -> logits (N,); for bce sigmoid is P(real).
 
     Fully connected: Linear, LeakyReLU and Dropout for each hidden width (Goodfellow et al. 2014
-    used maxout), then Linear. Labels (N,) are ignored without classes; with them, they enter as
-    one-hot beside the pixels. The arguments are named like the settings.
+    used maxout), then Linear. Labels (N,) are ignored without classes. With them D has a logit for
+    each class, and the label says which one counts: a linear function of the last features for each
+    class, as in the projection of Miyato & Koyama 2018 (arXiv 1802.05637). The arguments are named
+    like the settings.
     """
 
     def __init__(
@@ -319,29 +321,27 @@ class Discriminator(nn.Module):
         self.convolutional = d_arch == "dcgan"
         if self.convolutional:
             self.layers = dcgan_discriminator(
-                image_shape, classes, width, d_norm, d_slope, dropout, spectral_norm
+                image_shape, max(1, classes), width, d_norm, d_slope, dropout, spectral_norm
             )
             return
         if d_norm == "batch":
             raise UserError("D_NORM (--d_norm) is batch, which needs D_ARCH dcgan: set it to none")
-        widths = [math.prod(image_shape) + classes, *d_hidden]
+        widths = [math.prod(image_shape), *d_hidden]
         layers = []
         for n_in, n_out in pairwise(widths):
             linear = maybe_spectral_norm(nn.Linear(n_in, n_out), spectral_norm)
             layers += [linear, nn.LeakyReLU(d_slope), nn.Dropout(dropout)]
-        layers.append(maybe_spectral_norm(nn.Linear(widths[-1], 1), spectral_norm))
+        layers.append(maybe_spectral_norm(nn.Linear(widths[-1], max(1, classes)), spectral_norm))
         self.layers = nn.Sequential(*layers)
 
     def forward(self, images, labels=None):
         x = images
         if not self.convolutional:
             x = images.flatten(1) + 1  # black is 0 then, and D need not learn the common background
+        logits = self.layers(x).flatten(1)  # (N, 1), or (N, classes)
         if self.classes:
-            one_hot = F.one_hot(labels, self.classes).to(x.dtype)
-            if self.convolutional:  # as channels beside those of the image
-                one_hot = one_hot[:, :, None, None].expand(-1, -1, *x.shape[2:])
-            x = torch.cat([x, one_hot], 1)
-        return self.layers(x).flatten().float()
+            logits = logits.gather(1, labels.unsqueeze(1))
+        return logits.flatten().float()
 
 
 G_ARGUMENTS = set(inspect.signature(Generator).parameters)
@@ -417,6 +417,8 @@ class GAN:
         self.data = data
         self.start_date = time.time()
         self.epoch = 0
+        self.start_epoch = 0  # where a resumed run goes on
+        self.start_time = time.perf_counter()
         self.steps = 0
         self.averaged = 0  # steps at the last update of the moving average
         self.history = []  # a dict for each epoch: losses, seconds, FD
@@ -437,7 +439,6 @@ class GAN:
         self.optimizer_d = torch.optim.Adam(self.D.parameters(), fused=True)
         self.columns = grid_columns(config.num_samples, self.G.classes)
         self.set_learning_rates()
-        self.start_clock()
 
     def train_step(self, real, labels):
         """Take D_STEPS steps of D and one of G; return a tensor (3,): d_loss, g_loss, D's accuracy.
@@ -594,10 +595,7 @@ class GAN:
         return folded(G)
 
     def set_learning_rates(self):
-        """Set learning rates and betas of both optimizers for the current epoch.
-
-        The rates are full to LR_DECAY_START, then they fall in a line to the end of the run.
-        """
+        """Set the learning rates, which fall in a line after LR_DECAY_START, and the betas."""
         c = self.config
         factor = 1.0
         if 0 < c.lr_decay_start < self.epoch:
@@ -606,11 +604,6 @@ class GAN:
         betas = (c.beta1, c.beta2)
         self.optimizer_g.param_groups[0].update(lr=c.learning_rate_g * factor, betas=betas)
         self.optimizer_d.param_groups[0].update(lr=c.learning_rate_d * factor, betas=betas)
-
-    def start_clock(self):
-        """Let time_left count from now on."""
-        self.start_time = time.perf_counter()
-        self.start_epoch = self.epoch
 
     def time_left(self, part=1.0):
         """Return the time to the end of the run, "03:12 left", when `part` of the epoch is done."""
@@ -685,26 +678,17 @@ def training(**settings):
 
 
 def start_run(gan, loader):
-    """Say what a run does, and return the judge that measures FD, or None."""
+    """Draw real images, say what the run does, and return the judge that measures FD, or None."""
     config = gan.config
     share_networks(gan)
-    images, _ = loader.dataset.tensors
     judge = None
     if is_first_process():
         if config.metrics_every:
             judge = load_judge(gan.data["dataset"], config.data_dir, config.checkpoint_dir)
-        real = real_samples(images, config)
+        real = real_samples(loader.dataset.tensors[0], config)
         save_grid(Path(config.samples_dir) / "real_samples.png", real, gan.columns, config.zoom)
-    print(f"Training on {data_in_words(gan.data)}; {gan.device.type}, {gan.dtype}")
-    names = gan.data["class_names"]
-    if len(names) > 1 and gan.data["dataset"] not in ("mnist", "mnist_5k"):
-        print(f"{len(names)} classes: {classes_in_words(names)}")
-    passes = len(loader) * loader.sampler.batch_size / len(images)
-    if passes > 1.5:
-        print(f"Each epoch sees all of them {passes:.0f} times")
-    if gan.shift:
-        print(f"Images are shifted by up to a pixel from epoch {FIRST_SHIFTED_EPOCH} on")
-    gan.start_clock()
+    print_start(gan, loader)
+    gan.start_time = time.perf_counter()
     return judge
 
 
@@ -1033,6 +1017,7 @@ def resume(gan, checkpoint):
                 f"{data_in_words(gan.data)}: set it as it was, or start again with --overwrite"
             )
     gan.epoch = state["epoch"]
+    gan.start_epoch = gan.epoch
     gan.steps = state["steps"]
     gan.averaged = gan.steps
     gan.history = state["history"]
@@ -1110,6 +1095,19 @@ def describe(about):
     if about.get("fd") is not None:
         words += f", FD {about['fd']:.2f}"
     return words
+
+
+def print_start(gan, loader):
+    """Print what a run does: on which images, on which device, with what changed on the way."""
+    print(f"Training on {data_in_words(gan.data)}; {gan.device.type}, {gan.dtype}")
+    names = gan.data["class_names"]
+    if len(names) > 1 and gan.data["dataset"] not in ("mnist", "mnist_5k"):
+        print(f"{len(names)} classes: {classes_in_words(names)}")
+    passes = len(loader) * loader.sampler.batch_size / gan.data["images"]
+    if passes > 1.5:
+        print(f"Each epoch sees all of them {passes:.0f} times")
+    if gan.shift:
+        print(f"Images are shifted by up to a pixel from epoch {FIRST_SHIFTED_EPOCH} on")
 
 
 def print_epoch(gan, row):
@@ -1391,6 +1389,7 @@ def write_tensorboard(gan):
 MNIST_JUDGE = BUNDLE.with_name("judge_mnist.pth")  # shipped, so that numbers can be compared
 CRITIC_PASSES = 12  # over what the network of the two-sample test learns; more make it no better
 CRITIC_RATE = 2e-3  # with 5e-3 its ReLUs die if there is little to see
+TEACHER_PASSES = 5  # over real images, of a network that is to recognize others
 
 
 class Judge(nn.Module):
@@ -1613,8 +1612,28 @@ def two_sample_accuracy(real, fake):
     labels = torch.arange(2).repeat_interleave(n)
     epochs = math.ceil(CRITIC_PASSES * len(learned) / EPOCH_IMAGES)
     critic = fit_judge(learned, labels, epochs, shift=0, learning_rate=CRITIC_RATE)
-    _, probabilities = critic.predict(tested)
+    return recognized(critic, tested, labels)
+
+
+def recognized(network, images, labels):
+    """Return the share of images (N, C, H, W) uint8 of which a Judge finds the label."""
+    _, probabilities = network.predict(images)
     return (probabilities.argmax(1) == labels).float().mean().item()
+
+
+def teacher_scores(G, train, test, seed):
+    """Return the shares of test images that new networks recognize: taught by samples, by images.
+
+    The first one learns from new samples throughout, in as many steps: the classification accuracy
+    score of Ravuri & Vinyals 2019, arXiv 1905.10887. train, test: images (N, C, H, W) uint8 and
+    labels (N,).
+    """
+    n = len(train[0])
+    samples = [to_uint8(G.sample(n, seed + number)) for number in range(TEACHER_PASSES)]
+    asked = torch.arange(n) % G.classes  # as G.sample draws them
+    pupil_of_samples = fit_judge(torch.cat(samples), asked.repeat(TEACHER_PASSES), epochs=1)
+    pupil_of_images = fit_judge(*train, TEACHER_PASSES)
+    return recognized(pupil_of_samples, *test), recognized(pupil_of_images, *test)
 
 
 def outlines(images):
@@ -1730,21 +1749,21 @@ def dcgan_generator(inputs, image_shape, width, norm, activation, end):
     return nn.Sequential(*layers).apply(init_dcgan)
 
 
-def dcgan_discriminator(image_shape, classes, width, norm, slope, dropout, spectral_norm):
-    """Return the layers of DCGAN's discriminator, from images and labels to logits (N, 1, 1, 1).
+def dcgan_discriminator(image_shape, outputs, width, norm, slope, dropout, spectral_norm):
+    """Return the layers of DCGAN's discriminator, from images to logits (N, outputs, 1, 1).
 
     Each convolution halves the side and doubles the channels, from `width` after the image; the
     last one gives the logit. With norm "batch" BatchNorm in every layer but the first and the last.
     """
     side, channels = dcgan_sizes(image_shape, width)
     layers = []
-    for n_in, n_out in pairwise([image_shape[0] + classes, *channels]):
+    for n_in, n_out in pairwise([image_shape[0], *channels]):
         has_norm = norm == "batch" and len(layers) > 0
         layers.append(nn.Conv2d(n_in, n_out, 4, 2, padding=1, bias=not has_norm))
         if has_norm:
             layers.append(nn.BatchNorm2d(n_out))
         layers += [nn.LeakyReLU(slope), nn.Dropout(dropout)]
-    layers.append(nn.Conv2d(channels[-1], 1, side))
+    layers.append(nn.Conv2d(channels[-1], outputs, side))
     layers = nn.Sequential(*layers).apply(init_dcgan)
     for layer in layers:
         if isinstance(layer, nn.Conv2d):
@@ -2367,15 +2386,16 @@ def share_networks(gan):
 # ── Commands ── What can be done with a trained generator ─────────────────────────────────────────
 
 PRETRAINED = PROJECT / "checkpoints" / "pretrained.pth"  # comes with the script
+PRETRAINED_CONDITIONAL = PRETRAINED.with_name("pretrained_conditional.pth")
 PRETRAINED_GRIDS = PROJECT / "generated_samples" / "gallery.gif"  # of its training
 WALK_STEPS = 8  # images in a row of generate --interpolate
 
 
-def find_generator(model_path, checkpoint_dir):
+def find_generator(model_path, checkpoint_dir, digit=""):
     """Return Generator and path of model_path; if that is "", the newest one of checkpoint_dir.
 
-    Before the first run in CHECKPOINT_DIR it is the pretrained one. Raises UserError if there is
-    none, or if the file is damaged.
+    Before the first run in CHECKPOINT_DIR it is a pretrained one, for a digit the conditional one.
+    Raises UserError if there is none, or if the file is damaged.
     """
     if model_path:
         return load_generator(model_path), Path(model_path)
@@ -2387,9 +2407,11 @@ def find_generator(model_path, checkpoint_dir):
             return G, final  # else the run is being made longer
     if checkpoints:
         return load_generator(checkpoints[-1]), checkpoints[-1]
-    if checkpoint_dir == CHECKPOINT_DIR and PRETRAINED.exists():
+    path = PRETRAINED
+    if digit != "":
+        path = PRETRAINED_CONDITIONAL
+    if checkpoint_dir == CHECKPOINT_DIR and path.exists():
         print(f"No run in {checkpoint_dir} yet: taking the generator that comes with the script")
-        path = PRETRAINED
         if path.is_relative_to(Path.cwd()):
             path = path.relative_to(Path.cwd())  # shorter to read
         return load_generator(path), path
@@ -2416,7 +2438,7 @@ def generate(
     Returns the path of the picture. Raises UserError if there is no generator, or if it cannot be
     asked for the digit.
     """
-    G, model_path = find_generator(model_path, checkpoint_dir)
+    G, model_path = find_generator(model_path, checkpoint_dir, digit)
     columns = grid_columns(num_samples, G.classes)
     labels = None
     name = f"seed_{seed}"
@@ -2455,7 +2477,9 @@ def class_number(digit, G):
     for known in (numbers, names):
         if str(digit) in known:
             return known.index(str(digit))
-    classes = ", ".join(names) or "no classes: a generator learns them by --conditional"
+    classes = ", ".join(names)
+    if not classes:
+        classes = f"no classes: --model_path {PRETRAINED_CONDITIONAL} does, or train --conditional"
     raise UserError(f"--digit is {digit}, but the generator knows {classes}")
 
 
@@ -2497,6 +2521,7 @@ METRIC_LINES = {  # of the table of evaluate: the digits of a metric, and which 
     "recall": (".3f", "higher"),
     "told by outlines alone": (".1%", "lower"),
     "share below 90% confidence": (".1%", "lower"),
+    "score as a teacher": (".2%", "higher"),
     "classes covered": (".0f", "higher"),
     "distance to the nearest training image": (".2f", "as real"),
 }
@@ -2529,6 +2554,13 @@ def evaluate(
         print(f"{2 * number + 2} of 5: outlines of {name} images", flush=True)
         accuracy = two_sample_accuracy(outlines(reference), outlines(images))
         metrics[name]["told by outlines alone"] = accuracy
+    if G.classes and dataset != "mnist_5k":  # which has no test images
+        print("Conditional: what networks learn from samples, and from real images", flush=True)
+        side = G.image_shape[-1]
+        labelled = [load_dataset(dataset, data_dir, part, side)[:2] for part in (True, False)]
+        scores = teacher_scores(G, *labelled, seed)
+        for name, score in zip(("generated", "real"), scores, strict=True):
+            metrics[name]["score as a teacher"] = score
     print("5 of 5: distances to the nearest training images\n", flush=True)
     # test images have no distance to themselves: in their place, that of real training images
     features, _ = judge.predict(reference)
@@ -2547,7 +2579,7 @@ def evaluate(
     print(f"{model_path} ({describe(G.about)})")
     print(f"generated: {len(real):,} samples with seed {seed}; real: {about['real']}\n")
     print_metrics(metrics)
-    if model_path.resolve() != PRETRAINED:  # whose figures come with the script
+    if model_path.resolve() not in (PRETRAINED, PRETRAINED_CONDITIONAL):  # theirs are shipped
         text = json.dumps({"about": about, **metrics}, indent=1)
         path = metrics_path(model_path)
         with only_warn():
@@ -2615,8 +2647,9 @@ def print_metrics(metrics):
     """
     print(f"{'':44}{'generated':>11}{'real':>10}   better")
     for key, (digits, better) in METRIC_LINES.items():
-        values = [metrics[column][key] for column in ("generated", "real")]
-        print(f"{key:44}{values[0]:11{digits}}{values[1]:10{digits}}   {better}")
+        if key in metrics["generated"]:
+            values = [metrics[column][key] for column in ("generated", "real")]
+            print(f"{key:44}{values[0]:11{digits}}{values[1]:10{digits}}   {better}")
     shares = [f"{100 * share:.1f}" for share in metrics["generated"]["shares of the classes"]]
     print(f"\nshares of the classes, generated, in %: {' '.join(shares)}")
 
@@ -2657,7 +2690,9 @@ def demo(model_path="", samples_dir=SAMPLES_DIR, checkpoint_dir=CHECKPOINT_DIR):
         )
     save_whole(path, lambda file: file.write(page))
     print(f"Wrote {path} ({megabytes:.1f} MB), drawn by\n{model_path} ({describe(G.about)})")
-    print(f"It replays the training in {len(model['grids'])} grids. Open it in a browser")
+    if model["grids"]:
+        print(f"It replays the training in {len(model['grids'])} grids")
+    print("Open it in a browser")
     return path
 
 

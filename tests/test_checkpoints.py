@@ -109,7 +109,11 @@ def test_another_learning_rate_is_obeyed_and_told_in_one_line(train, capsys):
     train(epochs=1)
     train(epochs=2, resume=True, learning_rate_g=0.5, beta1=0.75)
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "Continuing" in line]
-    assert set(line.split("; ")[1:]) == {"LEARNING_RATE_G 0.001 -> 0.5", "BETA1 0.0 -> 0.75"}
+    assert set(line.split("; ")[1:]) == {
+        "EPOCHS 1 -> 2",
+        "LEARNING_RATE_G 0.001 -> 0.5",
+        "BETA1 0.0 -> 0.75",
+    }
     group = gan_mnist.load_weights("checkpoints/epoch_0002.pth")["optimizer_g"]["param_groups"][0]
     assert (group["lr"], group["betas"]) == (0.5, (0.75, 0.999))
 

@@ -413,7 +413,7 @@ def test_a_generator_without_classes_says_how_to_get_one_that_draws_what_is_aske
     trained, capsys
 ):
     code, line = fails(capsys, "generate", "--digit", "7")
-    assert code == 2 and "--conditional" in line
+    assert code == 2 and "--conditional" in line and "pretrained_conditional.pth" in line
 
 
 def test_generate_takes_a_checkpoint_as_well_and_the_newest_before_there_is_a_final_one(
@@ -495,6 +495,20 @@ def test_before_the_first_run_the_pretrained_generator_draws_and_says_so(
     assert all(weight.dtype == torch.float32 for weight in G.parameters())
     gan_mnist.save_grid(folder / "by_hand.png", G.sample(4, seed=0))
     drawn = folder / "generated_samples/generated_seed_0.png"
+    assert drawn.read_bytes() == (folder / "by_hand.png").read_bytes()
+
+
+def test_sevens_are_drawn_before_any_training(folder, capsys, monkeypatch):
+    path = folder / "pretrained_conditional.pth"
+    G = gan_mnist.Generator(g_hidden=(32,), classes=10)
+    G.about["class_names"] = list("0123456789")
+    torch.save(G.state_dict(), path)
+    monkeypatch.setattr(gan_mnist, "PRETRAINED_CONDITIONAL", path)
+    assert gan_mnist.main(["generate", "--digit", "7", "--num_samples", "4"]) == 0
+    assert "drawn by\npretrained_conditional.pth (" in capsys.readouterr().out
+    sevens = gan_mnist.load_generator(path).sample(4, seed=0, labels=7)
+    gan_mnist.save_grid(folder / "by_hand.png", sevens)
+    drawn = folder / "generated_samples/generated_seed_0_digit_7.png"
     assert drawn.read_bytes() == (folder / "by_hand.png").read_bytes()
 
 

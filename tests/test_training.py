@@ -84,7 +84,7 @@ def test_training_equals_the_textbook_loop(digits):
     assert torch.allclose(gan.G(z), G(z), atol=2e-4)
 
 
-def test_a_conditional_step_shows_d_the_labels_of_real_and_the_same_ones_of_fake(digits):
+def test_a_conditional_step_projects_on_the_labels_of_real_which_the_fakes_get_too(digits):
     gan = make_gan(conditional=True, modes=0)
     G, D = copy.deepcopy(gan.G), copy.deepcopy(gan.D)
     real, labels = real_batches(digits, 1)[0], digits[1][:100].long()
@@ -94,9 +94,13 @@ def test_a_conditional_step_shows_d_the_labels_of_real_and_the_same_ones_of_fake
     told = torch.zeros(100, 10)
     told[torch.arange(100), labels] = 1
     fake = G.decode(torch.cat([torch.randn(100, 8), told], 1))
-    logits = [
-        D.layers(torch.cat([images.flatten(1) + 1, told], 1)).squeeze(1) for images in (real, fake)
-    ]
+    logits = []
+    for images in (real, fake):  # by the formula of Miyato & Koyama 2018: w·h + e(y)·h
+        features = D.layers[:-1](images.flatten(1) + 1)
+        last = D.layers[-1]
+        shared = last.weight.mean(0)
+        embedded = told @ (last.weight - shared)
+        logits.append(features @ shared + (features * embedded).sum(1) + told @ last.bias)
     expected = gan_mnist.discriminator_loss(*logits)
     assert d_loss.item() == pytest.approx(expected.item(), rel=1e-5)
 

@@ -51,21 +51,22 @@ class CustomaryDataset(Dataset):
         return self.transform(image), int(self.labels[index])
 
 
-def customary_steps(images, labels, config):
+def customary_steps(images, labels, config, device="cpu"):
     """Train in the customary way, one step for each next()."""
     batch_size = config.batch_size
-    G = gan_mnist.Generator()
+    G = gan_mnist.Generator().to(device)
     D = gan_mnist.Discriminator(config.d_hidden)
-    D = nn.Sequential(D, nn.Unflatten(0, (-1, 1)), nn.Sigmoid())
+    D = nn.Sequential(D, nn.Unflatten(0, (-1, 1)), nn.Sigmoid()).to(device)
     bce = nn.BCELoss()
     betas = (config.beta1, config.beta2)
     optimizer_g = torch.optim.Adam(G.parameters(), config.learning_rate_g, betas)
     optimizer_d = torch.optim.Adam(D.parameters(), config.learning_rate_d, betas)
     loader = DataLoader(CustomaryDataset(images, labels), batch_size, shuffle=True, drop_last=True)
-    ones = torch.ones(batch_size, 1)
-    zeros = torch.zeros(batch_size, 1)
+    ones = torch.ones(batch_size, 1, device=device)
+    zeros = torch.zeros(batch_size, 1, device=device)
     for real, _ in itertools.chain.from_iterable(itertools.repeat(loader)):
-        fake = G(torch.randn(batch_size, config.latent_dim))
+        real = real.to(device)
+        fake = G(torch.randn(batch_size, config.latent_dim, device=device))
         d_loss = bce(D(real), ones) + bce(D(fake.detach()), zeros)
         optimizer_d.zero_grad()
         d_loss.backward()

@@ -12,8 +12,8 @@ is kept in record.json, and a run that is there is not done again: delete its en
 in --out to repeat it.
 --modes measures no recipe, but prints which digits the modes of generators draw, and draws samples
 of those of the first one into modes.png.
---pretrained writes a generator in half precision to checkpoints/pretrained.pth, which the commands
-take before the first run.
+--pretrained writes a generator in half precision to checkpoints/pretrained.pth, a conditional one
+to checkpoints/pretrained_conditional.pth, which the commands take before the first run.
 """
 
 import argparse
@@ -35,24 +35,26 @@ sys.path.insert(0, str(ROOT))
 import gan_mnist
 
 RECIPES = {
+    "epochs_10": ["--epochs", "10"],
+    "epochs_20": ["--epochs", "20"],
+    "epochs_30": ["--epochs", "30"],
     "defaults": [],
     "best": ["--preset", "best"],
+    "conditional": ["--preset", "conditional"],
+    "bundle_10": ["--dataset", "mnist_5k", "--epochs", "10"],
     "bundle": ["--dataset", "mnist_5k"],
     "classic": ["--preset", "classic", "--epochs", "80"],
 }
-NAMES = {  # in the picture
-    "defaults": "defaults",
-    "best": "best",
-    "bundle": "defaults on the bundle",
-    "classic": "classic",
-}
-LABEL_PLACES = {  # of a name from the end of its line, in points
+LABEL_PLACES = {  # of the name of a recipe from the end of its line in the picture, in points
+    "epochs_20": (-10, -20),
+    "epochs_30": (-10, -20),
     "defaults": (-30, -20),
     "best": (-20, 8),
     "bundle": (5, -3),
     "classic": (-20, 8),
 }
 EARLY_EPOCH = 16  # in which a run is measured, as well as in its last one
+GOOD_FD = 2  # of 10,000 samples: the epoch in which it is reached is noted
 RECORD = Path(__file__).with_name("record.json")
 
 
@@ -85,7 +87,7 @@ def train(recipe, seed, data_dir, out):
     folder = out / f"{recipe}_{seed}"
     if not (folder / "generator_final.pth").exists():
         flags = ["--data_dir", str(data_dir), "--seed", str(seed), "--threads", "1"]
-        flags += ["--keep_generator_every", str(EARLY_EPOCH), "--save_every", "10"]
+        flags += ["--keep_generator_every", "2", "--save_every", "10"]
         flags += ["--samples_dir", str(folder), "--checkpoint_dir", str(folder), "--overwrite"]
         command = [sys.executable, str(ROOT / "gan_mnist.py"), *flags, *RECIPES[recipe]]
         with (out / f"{recipe}_{seed}.log").open("w") as log:
@@ -145,21 +147,34 @@ def record(recipe, seed, data_dir, out):
     judge = gan_mnist.load_judge("mnist", data_dir)
     last, curve = history(folder)
     figures = {}
-    for epoch, name in ((EARLY_EPOCH, f"epoch_{EARLY_EPOCH:04d}"), (last, "final")):
-        figures[epoch] = measure(folder / f"generator_{name}.pth", judge, images, seed)
+    for epoch in sorted({min(EARLY_EPOCH, last), last}):
+        figures[epoch] = measure(folder / f"generator_epoch_{epoch:04d}.pth", judge, images, seed)
     machine = f"{os.cpu_count()} cores, {gan_mnist.choose_device('auto', 'auto')[1]}"
     return {
         "machine": f"{platform.machine()}, {machine}, one thread, torch {torch.__version__}",
         "curve": curve,
         "figures": figures,
+        "good": good_epoch(folder, curve, judge, seed),
     }
+
+
+def good_epoch(folder, curve, judge, seed):
+    """-> the first even epoch with an FD of 10,000 samples of at most GOOD_FD, or None."""
+    for epoch, fd_of_2000 in curve:
+        if fd_of_2000 <= 2 * GOOD_FD:
+            G = gan_mnist.load_generator(folder / f"generator_epoch_{epoch:04d}.pth")
+            features, _ = judge.predict(gan_mnist.to_uint8(G.sample(10_000, seed)))
+            if judge.fd(features) <= GOOD_FD:
+                return epoch
+    return None
 
 
 def print_table(runs):
     """{recipe: {seed: what record returns}} -> the README's table, means ± standard deviations."""
     digits = {"fd": 2, "precision": 3, "recall": 3, "outlines": 3, "parzen": 1}
-    print("| recipe | epochs | FD | precision | recall | outlines | Parzen | digits | seeds |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    names = "recipe epochs FD precision recall outlines Parzen digits seeds FD<=2".split()
+    print(f"| {' | '.join(names)} |")
+    print("|---" * len(names) + "|")
     for recipe, seeds in runs.items():
         figures = [run["figures"] for run in seeds.values()]
         for epoch in figures[0]:
@@ -172,18 +187,21 @@ def print_table(runs):
                     cell += f" ± {statistics.stdev(values):.{places}f}"
                 cells.append(cell)
             cells += [str(min(row["classes"] for row in rows)), ", ".join(seeds)]
+            cells.append(", ".join(str(run.get("good")) for run in seeds.values()))
             print(f"| {recipe} | {' | '.join(cells)} |")
 
 
 def draw(path, runs):
-    """{recipe: {seed: what record returns}} -> a picture: for each recipe the mean FD of its seeds
-    as a line, in a band from the lowest to the highest."""
+    """{recipe: {seed: what record returns}} -> a picture: for each of LABEL_PLACES the mean FD of
+    its seeds as a line, in a band from the lowest to the highest."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    for number, (recipe, seeds) in enumerate(runs.items()):
+    drawn = [recipe for recipe in LABEL_PLACES if recipe in runs]
+    for number, recipe in enumerate(drawn):
+        seeds = runs[recipe]
         curves = [run["curve"] for run in seeds.values()]  # measured after the same epochs
         points = torch.tensor(curves, dtype=torch.float64)  # (seeds, measurements, 2)
         epochs, mean = points.mean(0).T
@@ -192,8 +210,9 @@ def draw(path, runs):
         axes.fill_between(epochs, fds.amin(0), fds.amax(0), color=color, alpha=0.2, linewidth=0)
         axes.plot(epochs, mean, color=color)
         end = (epochs[-1], mean[-1])
+        name = recipe.replace("_", " ")
         place = LABEL_PLACES[recipe]
-        axes.annotate(NAMES[recipe], end, place, textcoords="offset points", color=color)
+        axes.annotate(name, end, place, textcoords="offset points", color=color)
     axes.set(
         title="Quality while training: the mean of the seeds, in a band from the best to the worst",
         xlabel="epoch",
@@ -239,14 +258,18 @@ def read_record():
 
 
 def save_pretrained(path):
-    """Write the weights of a generator as float16, half as large, to checkpoints/pretrained.pth."""
-    state = gan_mnist.load_generator(path).state_dict()
+    """Write a generator as float16, half as large, where those are that come with the script."""
+    G = gan_mnist.load_generator(path)
+    target = gan_mnist.PRETRAINED
+    if G.classes:
+        target = gan_mnist.PRETRAINED_CONDITIONAL
+    state = G.state_dict()
     for name, value in state.items():
         if torch.is_tensor(value) and value.is_floating_point():
             state[name] = value.half()
-    gan_mnist.save_whole(gan_mnist.PRETRAINED, lambda file: torch.save(state, file))
-    gan_mnist.metrics_path(gan_mnist.PRETRAINED).unlink(missing_ok=True)  # of an earlier one
-    print(f"Wrote {gan_mnist.PRETRAINED}, {gan_mnist.PRETRAINED.stat().st_size / 1e6:.1f} MB")
+    gan_mnist.save_whole(target, lambda file: torch.save(state, file))
+    gan_mnist.metrics_path(target).unlink(missing_ok=True)  # of an earlier one
+    print(f"Wrote {target}, {target.stat().st_size / 1e6:.1f} MB")
 
 
 def main():
