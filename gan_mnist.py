@@ -2032,54 +2032,34 @@ def load_folder(folder, image_size=0):
     """
     if training_folder(folder) != Path(folder):
         print(f"Taking the pictures in {training_folder(folder)} alone")
-    paths = []
-    labels = []
+    files = []
     for number, class_folder in enumerate(class_folders(folder)):
-        files = files_below(class_folder)
-        paths += files
-        labels += [number] * len(files)
-    pixels, bad = read_pictures(paths, image_size or FOLDER_IMAGE_SIZE)
-    if len(bad) == len(paths):
+        files += [(path, number) for path in files_below(class_folder)]
+    pictures = []
+    labels = []
+    bad = []
+    for path, number in progress(files, "Reading pictures"):
+        try:
+            pictures.append(read_middle(path, image_size or FOLDER_IMAGE_SIZE))
+            labels.append(number)
+        except Exception:  # Pillow raises many kinds for a damaged file
+            bad.append(path)
+    if not pictures:
         raise UserError(
             f"DATASET (--dataset) is {folder!r}: allowed is mnist_5k | {' | '.join(SETS)}, "
             "or a folder with pictures in it"
         )
     if bad:
-        print(
-            f"WARNING: {len(bad)} files are skipped that are no pictures, such as {paths[bad[0]]}"
-        )
-        pixels = np.delete(pixels, bad, 0)
-    if (pixels == pixels[..., :1]).all():
-        pixels = pixels[..., :1]
-    all_equal = len(pixels) > 1 and (pixels == pixels[:1]).all()
-    if all_equal or (pixels == pixels[:, :1, :1]).all():
+        print(f"WARNING: {len(bad)} files are skipped that are no pictures, such as {bad[0]}")
+    spread_deep_greys(pictures)
+    put_on_background(pictures)
+    images = torch.from_numpy(np.stack(pictures))
+    if (images == images[:, :1]).all():
+        images = images[:, :1].contiguous()
+    all_equal = len(images) > 1 and (images == images[:1]).all()
+    if all_equal or (images == images[..., :1, :1]).all():
         raise UserError(f"all pictures in {folder} are equal, or of one colour each")
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
-    return images, torch.from_numpy(np.delete(labels, bad))
-
-
-def read_pictures(paths, side):
-    """Return files as pictures (N, side, side, 3) uint8, and the numbers of those that are none."""
-    pixels = np.empty((len(paths), side, side, 3), np.uint8)
-    deep = {}  # number of a picture -> more than 256 greys, (side, side)
-    alpha = {}  # number of a picture -> its opacity from 0 to 1, (side, side, 1)
-    bad = []
-    for number, path in enumerate(progress(paths, "Reading pictures")):
-        try:
-            picture = read_middle(path, side)
-        except Exception:  # Pillow raises many kinds for a damaged file
-            bad.append(number)
-            continue
-        if picture.ndim == 2:
-            deep[number] = picture
-        elif picture.shape[2] == 4:
-            alpha[number] = picture[..., 3:] / 255
-            pixels[number] = (picture[..., :3] * alpha[number]).round()  # on black
-        else:
-            pixels[number] = picture
-    spread_deep_greys(pixels, deep)
-    put_on_background(pixels, alpha)
-    return pixels, bad
+    return images, torch.tensor(labels)
 
 
 def class_folders(folder):
@@ -2127,9 +2107,9 @@ def files_below(folder, above=()):
 
 
 def read_middle(path, side):
-    """Return the middle of a picture, upright: (side, side, 3) uint8.
+    """Return the middle of a picture, upright: (3, side, side) uint8.
 
-    (side, side, 4) if it has transparency, (side, side) float if it has more than 256 greys.
+    (4, side, side) if it has transparency, (1, side, side) float if it has more than 256 greys.
     """
     mode = "RGB"
     with Image.open(path) as image:
@@ -2138,42 +2118,48 @@ def read_middle(path, side):
         elif image.has_transparency_data:
             mode = "RGBA"
         upright = ImageOps.exif_transpose(image).convert(mode)
-    return np.array(ImageOps.fit(upright, (side, side)))
+    middle = np.array(ImageOps.fit(upright, (side, side)))
+    return np.atleast_3d(middle).transpose(2, 0, 1).copy()
 
 
-def spread_deep_greys(pixels, deep):
+def spread_deep_greys(pictures):
     """Bring pictures of 12 and more bits, or of floats, to 0 to 255: all by the same scale.
 
     White is 1, 255, 4095 (12 bits) or 65535 (16 bits), the first one that no picture exceeds; for
     other numbers the range of all pictures is taken.
     """
-    if not deep:
+    numbers = [number for number, picture in enumerate(pictures) if len(picture) == 1]
+    if not numbers:
         return
     black = 0.0
-    highest = max(picture.max() for picture in deep.values())
+    lowest = min(pictures[number].min() for number in numbers)
+    highest = max(pictures[number].max() for number in numbers)
     whites = [white for white in (1, 255, 4095, 65535) if highest <= white]
-    lowest = min(picture.min() for picture in deep.values())
     if lowest < 0 or not whites:
         black = lowest
         whites = [highest]
-    print(f"{len(deep)} pictures of more than 8 bits: {black:g} is black, {whites[0]:g} white")
-    for number, picture in deep.items():
-        grey = (picture - black) / (whites[0] - black) * 255
-        pixels[number] = grey.round()[..., np.newaxis]
+    print(f"{len(numbers)} pictures of more than 8 bits: {black:g} is black, {whites[0]:g} white")
+    for number in numbers:
+        grey = (pictures[number] - black) / (whites[0] - black) * 255
+        pictures[number] = grey.round().astype(np.uint8).repeat(3, axis=0)
 
 
-def put_on_background(pixels, alpha):
-    """Put pictures with transparency, which lie on black, on white if what is visible is dark."""
-    if not alpha:
+def put_on_background(pictures):
+    """Put pictures with transparency on black, or on white if what is visible of them is dark."""
+    numbers = [number for number, picture in enumerate(pictures) if len(picture) == 4]
+    if not numbers:
         return
-    numbers = list(alpha)
-    visible = sum(picture.sum() for picture in alpha.values())
-    light = sum(pixels[number].mean(2).sum() for number in numbers) / max(visible, 1) > 127
-    if not light:
-        for number in numbers:
-            pixels[number] += ((1 - alpha[number]) * 255).round().astype(np.uint8)
-    background = {True: "black", False: "white"}[bool(light)]
-    print(f"{len(alpha)} pictures are transparent: they are put on {background}")
+    visible = sum(pictures[number][3].sum() for number in numbers)
+    light = sum((pictures[number][:3].mean(0) * pictures[number][3]).sum() for number in numbers)
+    background = 255
+    if light > 127 * visible:
+        background = 0
+    for number in numbers:
+        alpha = pictures[number][3] / 255
+        colours = (pictures[number][:3] * alpha).round()
+        pictures[number] = (colours + ((1 - alpha) * background).round()).astype(np.uint8)
+    name = {0: "black", 255: "white"}[background]
+    print(f"{len(numbers)} pictures are transparent: they are put on {name}")
 
 
 def random_shift(images, pixels=1):
