@@ -898,17 +898,6 @@ def delete_old_checkpoints(gan):
             metrics_path(path).unlink(missing_ok=True)
 
 
-def make_folder(folder):
-    """Make a folder. Raises UserError if that fails, or if no files can be written to it."""
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        problem = "it is read-only"
-    except OSError as error:
-        problem = error.strerror
-    if not Path(folder).is_dir() or not os.access(folder, os.W_OK):
-        raise UserError(f"no files can be written to {folder}: {problem}")
-
-
 def check_run(gan, loader):
     """Raise UserError for what would end a run later: settings and folders that do not work."""
     config = gan.config
@@ -929,8 +918,11 @@ def check_run(gan, loader):
             from torch.utils import tensorboard  # noqa: F401
         except ImportError as error:
             raise UserError("TENSORBOARD needs a package: pip install tensorboard") from error
-    make_folder(config.samples_dir)
-    make_folder(config.checkpoint_dir)
+    if is_first_process():
+        for folder in (config.samples_dir, config.checkpoint_dir):
+            empty = Path(folder, ".try")
+            save_whole(empty, lambda file: None)
+            empty.unlink()
 
 
 def find_earlier_run(config):
@@ -1302,7 +1294,6 @@ def save_gif(path, pictures):
 def save_curves(gan, images, judge):
     """Write a plot of FD, where it was measured, above one of both losses."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
     measured = [row for row in gan.history if row["fd"] is not None]
     panels = 1
@@ -1315,46 +1306,36 @@ def save_curves(gan, images, judge):
         if judge is not None:
             seed = stream_seed(gan.config.seed, STREAMS["measurement"])
             real_fd = judge.fd_of_real(images, seed)
-        plot_fd(axes[0], measured, real_fd)
-    plot_losses(axes[-1], gan.history, gan.config.loss)
+        plot_curve(axes[0], measured, "fd", "C2", "drawn images", real_fd)
+        axes[0].set(title="FD (lower is better), dashed of real images", ylabel="FD", yscale="log")
+        axes[0].locator_params("y", subs=(1, 2, 5))
+        axes[0].yaxis.set_major_formatter("{x:g}")  # plain numbers
+        axes[0].minorticks_off()
+    loss = gan.config.loss
+    zero = torch.zeros(1)  # the logit of a D that can only guess
+    d_guess = discriminator_loss(zero, zero, loss=loss).item()
+    g_guess = generator_loss(zero, loss).item()
+    plot_curve(axes[-1], gan.history, "d_loss", "C0", "discriminator", d_guess)
+    plot_curve(axes[-1], gan.history, "g_loss", "C1", "generator", g_guess)
+    title = "Losses, dashed where the discriminator can only guess"
+    axes[-1].set(title=title, ylabel=f"{loss} loss", xlabel="epoch")
+    axes[-1].locator_params("x", integer=True, steps=(1, 2, 5, 10))
     for panel in axes:
         if gan.shift and gan.epoch >= FIRST_SHIFTED_EPOCH:
             label = "images are shifted from here on"
             panel.axvline(FIRST_SHIFTED_EPOCH, color="gray", linestyle=":", label=label)
         panel.legend()
         panel.grid(alpha=0.3)
-    axes[-1].set_xlabel("epoch")
-    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True, steps=(1, 2, 5, 10)))
     path = Path(gan.config.samples_dir) / "loss_curves.png"
     save_whole(path, lambda file: figure.savefig(file, format="png", dpi=150))
 
 
-def plot_fd(axes, measured, real_fd):
-    """Draw FD in rows of the history into a panel, on a logarithmic axis with plain numbers."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-    epochs = [row["epoch"] for row in measured]
-    axes.plot(epochs, [row["fd"] for row in measured], ".-", color="C2", label="drawn images")
-    if real_fd is not None:
-        axes.axhline(real_fd, color="C2", linestyle="--", label="real images")
-    axes.set(title="Quality: FD (lower is better)", ylabel="FD", yscale="log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def plot_losses(axes, history, loss):
-    """Draw both losses into a panel, with dashed lines where they are when D can only guess."""
-    epochs = [row["epoch"] for row in history]
-    zero = torch.zeros(1)  # the logit of a D that guesses
-    axes.plot(epochs, [row["d_loss"] for row in history], ".-", color="C0", label="discriminator")
-    axes.axhline(discriminator_loss(zero, zero, loss=loss).item(), color="C0", linestyle="--")
-    axes.plot(epochs, [row["g_loss"] for row in history], ".-", color="C1", label="generator")
-    axes.axhline(generator_loss(zero, loss).item(), color="C1", linestyle="--")
-    title = "Losses, dashed where the discriminator can only guess"
-    if loss != "wgan_gp":
-        title = "Losses: flat near the dashed line is normal (there D can only guess)"
-    axes.set(title=title, ylabel=f"{loss} loss")
+def plot_curve(axes, rows, column, color, label, level):
+    """Draw a column of rows of the history into a panel, and dashed a level to compare it with."""
+    epochs = [row["epoch"] for row in rows]
+    axes.plot(epochs, [row[column] for row in rows], ".-", color=color, label=label)
+    if level is not None:
+        axes.axhline(level, color=color, linestyle="--")
 
 
 def write_tensorboard(gan):
@@ -1458,30 +1439,24 @@ class Judge(nn.Module):
         return self.fd(features)
 
 
-def load_judge(dataset, *folders):
+def load_judge(dataset, data_dir, checkpoint_dir=CHECKPOINT_DIR):
     """Return the Judge of a data set, trained first if there is none; MNIST's is shipped.
 
-    A trained one is kept in the first of the folders that can be written to. None for a folder of
-    images. Raises UserError if its file is missing, damaged or cannot be written.
+    A trained one is kept in the data folder, or with the run if that is read-only. None for a
+    folder of images. Raises UserError if its file is missing, damaged or cannot be written.
     """
     if dataset not in (*SETS, "mnist_5k"):
         print("There is no judge of a folder of images that could measure FD")
         return None
-    paths = [Path(folder) / f"judge_{dataset}.pth" for folder in folders]
-    if dataset in ("mnist", "mnist_5k"):
-        paths = [MNIST_JUDGE]
-    there = [path for path in paths if path.exists()]
-    path = (there or paths)[0]
-    if not there and path != MNIST_JUDGE:
-        writable = [path for path in paths if os.access(path.parent, os.W_OK)]
-        if not writable:
-            raise UserError(
-                f"a judge of {dataset} cannot be written to {' or '.join(map(str, folders))}: "
-                "METRICS_EVERY 0 (--metrics_every 0) trains without one"
-            )
-        path = writable[0]
-        print(f"Training a judge of {dataset}, once; --metrics_every 0 trains without one")
-        train_judge(dataset, folders[0], path)
+    path = MNIST_JUDGE
+    if dataset not in ("mnist", "mnist_5k"):
+        folder = data_dir
+        if not os.access(data_dir, os.W_OK):
+            folder = checkpoint_dir
+        path = Path(folder) / f"judge_{dataset}.pth"
+        if not path.exists():
+            print(f"Training a judge of {dataset}, once; --metrics_every 0 trains without one")
+            train_judge(dataset, data_dir, path)
     if not path.exists():
         raise UserError(f"{path} is missing: {GET_BACK}, or set METRICS_EVERY to 0")
     state = load_weights(path)
