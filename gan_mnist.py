@@ -1142,12 +1142,8 @@ def print_end(gan):
         took = tqdm.format_interval(time.perf_counter() - gan.start_time)
         print(f"epochs {gan.start_epoch + 1} to {gan.epoch} took {took}")
     print(f"Look at {config.samples_dir}/real_and_generated.png, training.gif, loss_curves.png")
-    flags = ""
-    for name in ("samples_dir", "checkpoint_dir"):
-        value = getattr(config, name)
-        if value != DEFAULTS[name]:
-            flags += f" --{name} {value}"
-    print(f"Next: python gan_mnist.py generate{flags}; likewise demo")
+    flag = f"--checkpoint_dir {config.checkpoint_dir}"
+    print(f"Next: python gan_mnist.py generate {flag}; likewise demo")
 
 
 def save_image(path, image):
@@ -1247,8 +1243,7 @@ def caption_height(width):
 def add_caption(picture, text):
     """Return a picture with a line of text above it."""
     height = caption_height(picture.width)
-    captioned = Image.new(picture.mode, (picture.width, height + picture.height))
-    captioned.paste(picture, (0, height))
+    captioned = ImageOps.expand(picture, (0, height, 0, 0))
     font = ImageFont.load_default(size=0.7 * height)
     ImageDraw.Draw(captioned).text((height // 4, 0), text, fill="white", font=font)
     return captioned
@@ -1257,18 +1252,13 @@ def add_caption(picture, text):
 def save_comparison(gan, images):
     """Write real images and drawn ones side by side."""
     config = gan.config
-    pictures = []
-    for title, samples in (
-        ("real", real_samples(images, config)),
-        (f"drawn after epoch {gan.epoch}", gan.generator().sample(config.num_samples, config.seed)),
-    ):
-        grid = to_picture(make_grid(samples, gan.columns, config.zoom))
-        pictures.append(add_caption(grid, title))
-    left, right = pictures
-    gap = left.width // 50
-    both = Image.new(left.mode, (left.width + gap + right.width, left.height), "gray")
-    both.paste(left, (0, 0))
-    both.paste(right, (left.width + gap, 0))
+    real = make_grid(real_samples(images, config), gan.columns, config.zoom)
+    samples = gan.generator().sample(config.num_samples, config.seed)
+    drawn = make_grid(samples, gan.columns, config.zoom)
+    left = add_caption(to_picture(real), "real")
+    left = ImageOps.expand(left, (0, 0, left.width // 50, 0), "gray")  # a gap
+    right = add_caption(to_picture(drawn), f"drawn after epoch {gan.epoch}")
+    both = Image.fromarray(np.hstack([left, right]))
     path = Path(config.samples_dir) / "real_and_generated.png"
     save_whole(path, lambda file: both.save(file, "png"))
 
@@ -2162,15 +2152,14 @@ def choose_device(name, precision):
 
     Raises UserError if this machine has no such device.
     """
-    available = []
-    if torch.cuda.is_available():
-        available.append("cuda")
-    if torch.backends.mps.is_available():
-        available.append("mps")
-    available.append("cpu")
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
     if name == "auto":
-        name = available[0]
-    if name not in available:
+        name = next(kind for kind in there if there[kind])
+    if not there[name]:
         raise UserError(
             f"DEVICE (--device) is {name}, which PyTorch does not find: use auto or cpu"
         )
@@ -2336,26 +2325,20 @@ def find_generator(model_path, checkpoint_dir):
     Before the first run in CHECKPOINT_DIR it is the pretrained one. Raises UserError if there is
     none, or if the file is damaged.
     """
+    paths = [*epoch_files(checkpoint_dir, ".pth"), *Path(checkpoint_dir).glob("*_final.pth")]
     if model_path:
-        return load_generator(model_path), Path(model_path)
-    final = Path(checkpoint_dir) / "generator_final.pth"
-    checkpoints = epoch_files(checkpoint_dir, ".pth")
-    if final.exists():
-        G = load_generator(final)
-        if not checkpoints or epoch_number(checkpoints[-1]) <= G.about.get("epochs", 0):
-            return G, final  # else the run is being made longer
-    if checkpoints:
-        return load_generator(checkpoints[-1]), checkpoints[-1]
-    if checkpoint_dir == CHECKPOINT_DIR and PRETRAINED.exists():
+        path = Path(model_path)
+    elif paths:
+        path = max(paths, key=lambda path: path.stat().st_mtime)  # a final one may be made longer
+    elif checkpoint_dir == CHECKPOINT_DIR and PRETRAINED.exists():
         print(f"No run in {checkpoint_dir} yet: taking the generator that comes with the script")
         path = PRETRAINED
-        if path.is_relative_to(Path.cwd()):
-            path = path.relative_to(Path.cwd())  # shorter to read
-        return load_generator(path), path
-    raise UserError(
-        f"no generator in {checkpoint_dir}: train one with --checkpoint_dir {checkpoint_dir}, or "
-        "name one by --model_path"
-    )
+    else:
+        raise UserError(
+            f"no generator in {checkpoint_dir}: train one with --checkpoint_dir {checkpoint_dir}, "
+            "or name one by --model_path"
+        )
+    return load_generator(path), path
 
 
 def generate(
@@ -2480,31 +2463,26 @@ def evaluate(
         raise UserError(f"{model_path} was trained on {dataset}: evaluate needs a judge of it")
     train, reference, real, dataset = choose_images(G, dataset, num_samples, seed, data_dir)
     generated = to_uint8(G.sample(len(real), seed))
-
     metrics = {}
-    for number, (name, images) in enumerate([("generated", generated), ("real", real)]):
-        print(f"{2 * number + 1} of 5: precision and recall of {name} images", flush=True)
-        metrics[name] = measure_images(images, reference, judge)
-        print(f"{2 * number + 2} of 5: outlines of {name} images", flush=True)
-        accuracy = two_sample_accuracy(outlines(reference), outlines(images))
-        metrics[name]["told by outlines alone"] = accuracy
-    print("5 of 5: distances to the nearest training images\n", flush=True)
+    for column, images in (("generated", generated), ("real", real)):
+        print(f"Measuring {len(images):,} {column} images", flush=True)
+        metrics[column] = measure_images(images, reference, judge)
     # test images have no distance to themselves: in their place, that of real training images
     features, _ = judge.predict(reference)
     metrics["real"]["FD to test images"] = judge.fd(features, "test")
+    real_name = f"test images of {dataset}"
+    k = 1
+    if dataset == "mnist_5k":
+        real_name = "the other half of mnist_5k"
+        k = 2  # they are training images, each its own nearest one
     name = "distance to the nearest training image"
     metrics["generated"][name] = distance_to_nearest(generated, train)
-    k = 1
-    if dataset == "mnist_5k":  # whose real images are training images, each its own nearest one
-        k = 2
     metrics["real"][name] = distance_to_nearest(real, train, k)
 
     about = {"model": str(model_path), **G.about, "samples": len(real), "seed of samples": seed}
-    about["real"] = f"test images of {dataset}"
-    if dataset == "mnist_5k":
-        about["real"] = "the other half of mnist_5k"
-    print(f"{model_path} ({describe(G.about)})")
-    print(f"generated: {len(real):,} samples with seed {seed}; real: {about['real']}\n")
+    about["real"] = real_name
+    print(f"\n{model_path} ({describe(G.about)})")
+    print(f"generated: {len(real):,} samples with seed {seed}; real: {real_name}\n")
     print_metrics(metrics)
     if model_path.resolve() != PRETRAINED:  # whose figures come with the script
         text = json.dumps({"about": about, **metrics}, indent=1)
@@ -2561,6 +2539,7 @@ def measure_images(images, reference, judge):
         "Inception Score, by the judge": inception_score(probabilities),
         "precision": precision,
         "recall": recall,
+        "told by outlines alone": two_sample_accuracy(outlines(reference), outlines(images)),
         "share below 90% confidence": (probabilities.amax(1) < 0.9).float().mean().item(),
         "classes covered": (shares >= 0.1 / len(shares)).sum().item(),
         "shares of the classes": [round(share, 4) for share in shares.tolist()],
@@ -2626,6 +2605,7 @@ def page_grids(G, model_path):
     They are where settings.json, beside the generator, says; the list is empty if there are none.
     """
     settings = model_path.with_name("settings.json")
+    grids = {}
     if model_path.resolve() == PRETRAINED:
         grids = frames_of_gif(PRETRAINED_GRIDS)
     elif settings.exists():
@@ -2633,8 +2613,6 @@ def page_grids(G, model_path):
         paths = epoch_files(folder, ".png", G.about.get("epochs", 0))
         chosen = np.linspace(0, len(paths) - 1, min(PAGE_GRIDS, len(paths))).round().astype(int)
         grids = {epoch_number(paths[each]): read_picture(paths[each]) for each in chosen}
-    else:
-        grids = {}
     pictures = []
     for epoch, grid in grids.items():
         small = grid.reduce(math.ceil(grid.width / PAGE_GRID_WIDTH))
@@ -2693,27 +2671,23 @@ def page_generator(G):
     and the "side" of what they draw. The weights are float16 in base64: for each layer its weights,
     input by input, then its biases. BatchNorm is folded into the layer before it.
     """
-    shapes = []
-    weights = []
-    biases = []
-    side = 1
+    layers = []  # weight and bias
     for layer in G.layers:
-        if isinstance(layer, nn.Linear):
-            shapes.append({"outputs": layer.out_features})
+        if isinstance(layer, (nn.Linear, nn.ConvTranspose2d)):
+            layers.append((layer.weight, layer.bias))
+        elif isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            layers[-1] = fold_norm(*layers[-1], layer)
         elif isinstance(layer, nn.Unflatten):
             side = layer.unflattened_size[-1]
-        elif isinstance(layer, nn.ConvTranspose2d):
-            side = 2 * side
-            shapes.append({"channels": layer.out_channels, "side": side})
-        elif isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
-            weights[-1], biases[-1] = fold_norm(weights[-1], biases[-1], layer)
-        if isinstance(layer, (nn.Linear, nn.ConvTranspose2d)):
-            weights.append(layer.weight)
-            biases.append(layer.bias)
+    shapes = []
     numbers = []
-    for weight, bias in zip(weights, biases, strict=True):
+    for weight, bias in layers:
         if weight.ndim == 2:
-            weight = weight.T
+            weight = weight.T  # (inputs, outputs)
+            shapes.append({"outputs": weight.shape[1]})
+        else:
+            side = 2 * side
+            shapes.append({"channels": weight.shape[1], "side": side})
         if bias is None:
             bias = torch.zeros(weight.shape[1])
         numbers += [weight.flatten(), bias]
@@ -2831,9 +2805,7 @@ def check(name, value):
 
     It may come from a constant, a flag or an argument. Raises UserError naming what is allowed.
     """
-    limits = LIMITS.get(name, PATH)
-    if name not in LIMITS:  # a constant of the reader's own
-        limits = type(DEFAULTS[name])
+    limits = LIMITS.get(name) or type(DEFAULTS[name])  # of a constant of the reader's own
     with contextlib.suppress(TypeError, ValueError, OverflowError):
         fitting = convert(value, limits)
         if fitting is not None:

@@ -487,7 +487,7 @@ def test_before_the_first_run_the_pretrained_generator_draws_and_says_so(
     monkeypatch.setattr(gan_mnist, "PRETRAINED", pretrained)
     assert gan_mnist.main(["generate", "--num_samples", "4"]) == 0
     out = capsys.readouterr().out
-    assert "No run in checkpoints yet" in out and "drawn by\npretrained.pth (" in out
+    assert "No run in checkpoints yet" in out and f"drawn by\n{pretrained} (" in out
     code, line = fails(capsys, "generate", "--checkpoint_dir", "conditonal")  # mistyped
     assert code == 2 and "no generator in conditonal" in line
 
