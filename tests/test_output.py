@@ -158,9 +158,9 @@ def test_curves_have_whole_epochs_plain_numbers_and_dashed_lines_at_real_images_
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
     monkeypatch.setattr(gan_mnist, "FIRST_SHIFTED_EPOCH", 2)
     rows = [{"epoch": n, "d_loss": 1.4, "g_loss": 0.7, "fd": 90.0 / n} for n in (1, 2, 3)]
-    judge = types.SimpleNamespace(fd_of_real=lambda images, seed: 1.25)
+    judge = types.SimpleNamespace(predict=lambda images: (images, None), fd=lambda features: 1.25)
     gan = make_gan(rows, augment="shift", samples_dir=tmp_path)
-    gan_mnist.save_curves(gan, None, judge)
+    gan_mnist.save_curves(gan, torch.zeros(9), judge)
     (figure,) = figures
     figure.draw_without_rendering()
     quality, losses = figure.axes

@@ -106,14 +106,6 @@ def save(path, number=0):
     Image.fromarray(np.roll(RAMP, number)).save(path)
 
 
-@pytest.mark.parametrize("colours", [[7, 7, 7], [7, 8, 9]])
-def test_pictures_that_are_all_equal_or_of_one_colour_each_are_not_trained_on(tmp_path, colours):
-    for number, colour in enumerate(colours):
-        Image.new("L", (9, 9), colour).save(tmp_path / f"{number}.png")
-    with pytest.raises(gan_mnist.UserError, match="are equal, or of one colour each"):
-        load(tmp_path)
-
-
 def test_captions_beside_pictures_are_one_line_with_a_count(tmp_path, capsys):
     for number in range(30):
         save(tmp_path / f"{number}.png", number)
