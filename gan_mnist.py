@@ -962,7 +962,10 @@ def delete_earlier_run(gan):
 
 @contextlib.contextmanager
 def locked(folder):
-    """Keep other processes from training in the same folder; on Windows they are not noticed."""
+    """Keep other processes from training in the same folder; on Windows they are not noticed.
+
+    The lock of a killed process does not count.
+    """
     if not is_first_process() or importlib.util.find_spec("fcntl") is None:
         yield
         return
@@ -1239,10 +1242,9 @@ def save_gif(path, pictures):
     Each of its frames, GIF_FRAMES at most, tells its epoch.
     """
     step = math.ceil(len(pictures) / GIF_FRAMES)
-    first = (len(pictures) - 1) % step  # so that the last picture is among them
     size = read_picture(pictures[-1]).size
     frames = []
-    for picture in pictures[first::step]:
+    for picture in reversed(pictures[::-step]):  # the last one is among them
         frame = read_picture(picture).resize(size, Image.Resampling.NEAREST)
         frame = frame.point(lambda value: (value + 8) // 17 * 17)  # 16 greys: a third of the bytes
         frames.append(add_caption(frame, f"epoch {epoch_number(picture)}"))
@@ -1399,7 +1401,7 @@ def load_judge(dataset, data_dir, checkpoint_dir=CHECKPOINT_DIR):
     """Return the Judge of a data set, trained first if there is none; MNIST's is shipped.
 
     A trained one is kept in the data folder, or with the run if that is read-only. None for a
-    folder of images.
+    folder of images. Raises UserError if its file is missing or damaged.
     """
     if dataset not in (*SETS, "mnist_5k"):
         print("There is no judge of a folder of images that could measure FD")
@@ -2067,8 +2069,11 @@ def put_on_background(pictures):
     transparent = [picture for picture in pictures if len(picture) == 4]
     if not transparent:
         return
-    visible = sum(picture[3].sum() for picture in transparent)
-    light = sum((picture[:3].mean(0) * picture[3]).sum() for picture in transparent)
+    visible = 0
+    light = 0
+    for picture in transparent:
+        visible += picture[3].sum()
+        light += (picture[:3].mean(0) * picture[3]).sum()
     name = "white"
     background = 255
     if light > 127 * visible:
@@ -2146,9 +2151,7 @@ def cpu_threads(config, checkpoint):
     if threads == 0 and checkpoint:  # another number rounds differently
         threads = min(former, checkpoint[1]["threads"])
     elif threads == 0:
-        threads = former
-        if former > 1:
-            threads = max(1, min(former, round(idle_cores())))
+        threads = max(1, min(former, round(idle_cores())))
         if threads < former:
             print(f"Other programs are busy: CPU threads of this run: {threads} (see THREADS)")
     torch.set_num_threads(threads)
@@ -2303,7 +2306,7 @@ def generate(
 ):
     """Draw digits with a trained generator.
 
-    Returns the path of the picture.
+    Returns the path of the picture. Raises UserError if there is no generator or no such digit.
     """
     G, model_path = find_generator(model_path, checkpoint_dir)
     columns = grid_columns(num_samples, G.classes)
@@ -2734,20 +2737,20 @@ training.__signature__ = train_gan.__signature__
 def check(name, value):
     """Return a setting as a plain bool, int, float, str or tuple, if it is allowed."""
     limits = LIMITS.get(name) or type(DEFAULTS[name])  # of a constant of the reader's own
-    with contextlib.suppress(TypeError, ValueError, OverflowError):
-        fitting = convert(value, limits)
-        if fitting is not None:
-            return fitting
-    if isinstance(limits, list):
-        limits = " | ".join(limits)
-    elif isinstance(limits, tuple):
-        kind = {int: "a whole number", float: "a number"}[type(limits[0])]
-        limits = f"{kind} from {limits[0]} to {limits[1]}".replace(" to inf", " on")
-    raise UserError(f"{name.upper()} (--{name}) is {value!r}: allowed is {limits}")
+    try:
+        return convert(value, limits)
+    except (TypeError, ValueError, OverflowError) as error:
+        if isinstance(limits, list):
+            limits = " | ".join(limits)
+        elif isinstance(limits, tuple):
+            kind = {int: "a whole number", float: "a number"}[type(limits[0])]
+            limits = f"{kind} from {limits[0]} to {limits[1]}".replace(" to inf", " on")
+        message = f"{name.upper()} (--{name}) is {value!r}: allowed is {limits}"
+        raise UserError(message) from error
 
 
 def convert(value, limits):
-    """Return a value in the type that its limits ask for; None, or an error, if it does not fit."""
+    """Return a value in the type that its limits ask for; raise an error if it does not fit."""
     if limits == PATH:
         return str(os.path.expanduser(os.fspath(value)))
     if limits == SWITCH and isinstance(value, bool):
@@ -2766,7 +2769,7 @@ def convert(value, limits):
             return number
     if isinstance(limits, type):
         return limits(value)
-    return None
+    raise ValueError(value)
 
 
 def make_config(**settings):
