@@ -2210,10 +2210,9 @@ def processes(config):
         yield
         return
     device, _ = choose_device(config.device, config.precision)
-    backend = {"cuda": "nccl", "cpu": "gloo"}.get(device.type)
-    if backend is None:
-        raise UserError("DEVICE is mps, which is for one process: set it to cpu")
+    backend = "gloo"
     if device.type == "cuda":
+        backend = "nccl"
         torch.cuda.set_device(device)
     dist.init_process_group(backend)
     out = sys.stdout
@@ -2276,7 +2275,8 @@ def find_generator(model_path, checkpoint_dir):
 
     Before the first run in CHECKPOINT_DIR it is the pretrained one.
     """
-    paths = [*epoch_files(checkpoint_dir, ".pth"), *Path(checkpoint_dir).glob("*_final.pth")]
+    paths = epoch_files(checkpoint_dir, ".pth")
+    paths += Path(checkpoint_dir).glob("generator_final.pth")
     if model_path:
         path = Path(model_path)
     elif paths:
@@ -2495,8 +2495,9 @@ def print_metrics(metrics):
     """
     print(f"{'':44}{'generated':>11}{'real':>10}   better")
     for key, (digits, better) in METRIC_LINES.items():
-        values = [metrics[column][key] for column in ("generated", "real")]
-        print(f"{key:44}{values[0]:11{digits}}{values[1]:10{digits}}   {better}")
+        generated = metrics["generated"][key]
+        real = metrics["real"][key]
+        print(f"{key:44}{generated:11{digits}}{real:10{digits}}   {better}")
     shares = [f"{100 * share:.1f}" for share in metrics["generated"]["shares of the classes"]]
     print(f"\nshares of the classes, generated, in %: {' '.join(shares)}")
 
@@ -2556,7 +2557,8 @@ def page_grids(G, model_path):
         folder = json.loads(settings.read_text())["settings"]["samples_dir"]
         paths = epoch_files(folder, ".png", G.about.get("epochs", 0))
         chosen = np.linspace(0, len(paths) - 1, min(PAGE_GRIDS, len(paths))).round().astype(int)
-        grids = {epoch_number(paths[each]): read_picture(paths[each]) for each in chosen}
+        for number in chosen:
+            grids[epoch_number(paths[number])] = read_picture(paths[number])
     pictures = []
     for epoch, grid in grids.items():
         small = grid.reduce(math.ceil(grid.width / PAGE_GRID_WIDTH))
