@@ -2072,8 +2072,9 @@ def put_on_background(pictures):
     visible = 0
     light = 0
     for picture in transparent:
-        visible += picture[3].sum()
-        light += (picture[:3].mean(0) * picture[3]).sum()
+        alpha = picture[3] / 255
+        visible += alpha.sum()
+        light += (picture[:3] * alpha).round().mean(0).sum()
     name = "white"
     background = 255
     if light > 127 * visible:
