@@ -106,9 +106,7 @@ LABEL_SMOOTHING = 0.0  # real labels are 1 minus this in D's bce loss; usual alt
 D_STEPS = 1  # steps of D, each with a batch of its own, for each step of G
 BETA1 = 0.0  # Adam's momentum; classic 0.5, which takes several times as many epochs here
 BETA2 = 0.999  # decay of Adam's average of squared gradients
-LR_DECAY_START = (
-    12  # the last epoch with full learning rates; they fall to 1/50 at the end; 0 = never
-)
+LR_DECAY_START = 12  # last epoch with full learning rates; then down to 1/50 at the end; 0 = never
 EMA_DECAY = 0.9995  # decay of G's moving average, which draws better than G; 0 = no average
 GRAD_CLIP = 0.0  # largest gradient norm of either network; 0 = no limit
 DEVICE = "auto"  # auto | cuda | mps | cpu
@@ -814,8 +812,7 @@ def load_weights(path):
 def load_generator(path, device="cpu"):
     """Return the Generator of generator_final.pth, or the averaged one of a checkpoint.
 
-    It is rebuilt from the file alone and is in eval mode. Raises UserError if there is no file, or
-    if it is damaged or holds no generator of this script.
+    It is rebuilt from the file alone and is in eval mode. Raises UserError if that is impossible.
     """
     state = load_weights(path)
     state = state.get("G_ema", state)
@@ -883,17 +880,6 @@ def delete_old_checkpoints(gan):
             metrics_path(path).unlink(missing_ok=True)
 
 
-def make_folder(folder):
-    """Make a folder. Raises UserError if that fails, or if no files can be written to it."""
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        problem = "it is read-only"
-    except OSError as error:
-        problem = error.strerror
-    if not Path(folder).is_dir() or not os.access(folder, os.W_OK):
-        raise UserError(f"no files can be written to {folder}: {problem}")
-
-
 def check_run(gan, loader):
     """Raise UserError for what would end a run later: settings and folders that do not work."""
     config = gan.config
@@ -909,20 +895,17 @@ def check_run(gan, loader):
             "D_NORM (--d_norm) is batch: set GRADIENT_PENALTY to 0, and no wgan_gp, as BatchNorm "
             "makes the gradient of an image depend on the others"
         )
-    if config.tensorboard:
-        try:
-            from torch.utils import tensorboard  # noqa: F401
-        except ImportError as error:
-            raise UserError("TENSORBOARD needs a package: pip install tensorboard") from error
-    make_folder(config.samples_dir)
-    make_folder(config.checkpoint_dir)
+    if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise UserError("TENSORBOARD needs a package: pip install tensorboard")
+    if is_first_process():
+        for folder in (config.samples_dir, config.checkpoint_dir):
+            empty = Path(folder, ".try")
+            save_whole(empty, lambda file: None)
+            empty.unlink()
 
 
 def find_earlier_run(config):
-    """Return path and content of the checkpoint from which to continue, None for a new run.
-
-    It is the newest one that is not damaged. Raises UserError if an earlier run is in the way.
-    """
+    """Return path and content of the newest undamaged checkpoint, or None for a new run."""
     if config.resume and config.overwrite:
         raise UserError("RESUME and OVERWRITE exclude each other: continue a run or replace it")
     files = run_files(config)
@@ -967,7 +950,7 @@ def delete_earlier_run(gan):
 def locked(folder):
     """Keep other processes from training in the same folder; on Windows they are not noticed.
 
-    Raises UserError if there is one. The lock of a killed process does not count.
+    The lock of a killed process does not count.
     """
     if not is_first_process() or importlib.util.find_spec("fcntl") is None:
         yield
@@ -987,10 +970,7 @@ def locked(folder):
 
 
 def networks_of(checkpoint, settings):
-    """Return the settings of a run that continues: those given, and the networks as they were.
-
-    Raises UserError if a setting that was given asks for other networks.
-    """
+    """Return the settings of a run that continues: those given, and the networks as they were."""
     path, state = checkpoint
     before = state["config"]
     fixed = {"image_size", "conditional"} | ((G_ARGUMENTS | D_ARGUMENTS) & before.keys())
@@ -1004,18 +984,14 @@ def networks_of(checkpoint, settings):
 
 
 def resume(gan, checkpoint):
-    """Continue a run from a checkpoint, and say which settings differ from before.
-
-    Raises UserError if it does not fit the data or EPOCHS.
-    """
+    """Continue a run from a checkpoint, and say which settings differ from before."""
     path, state = checkpoint
     config = gan.config
-    for fact in ("images", "checksum"):  # not the name: a folder may move
-        if state["data"][fact] != gan.data[fact]:
-            raise UserError(
-                f"{path} was trained on {data_in_words(state['data'])}; DATASET (--dataset) is now "
-                f"{data_in_words(gan.data)}: set it as it was, or start again with --overwrite"
-            )
+    if state["data"]["checksum"] != gan.data["checksum"]:  # not the name: a folder may move
+        raise UserError(
+            f"{path} was trained on {data_in_words(state['data'])}; DATASET (--dataset) is now "
+            f"{data_in_words(gan.data)}: set it as it was, or start again with --overwrite"
+        )
     gan.epoch = state["epoch"]
     gan.start_epoch = gan.epoch
     gan.steps = state["steps"]
@@ -1120,25 +1096,24 @@ def print_epoch(gan, row):
     line += f"{row['images_per_second']:,.0f} img/s"
     if gan.epoch < epochs:
         line += f", {gan.time_left()}"
-    warnings = []
     if row["missing"]:
-        warnings.append(
-            f"almost no sample of {MEASURED_SAMPLES:,} is of class {row['missing']}.\n"
+        line += (
+            f"\nWARNING: almost no sample of {MEASURED_SAMPLES:,} is of class {row['missing']}.\n"
             "  If that lasts, G has collapsed: lower LEARNING_RATE_G or set BETA1 to 0"
         )
     if row["d_accuracy"] > D_WINS:
-        warnings.append(
-            f"D is right in {row['d_accuracy']:.1%} of cases, so that G learns little.\n"
+        line += (
+            f"\nWARNING: D is right in {row['d_accuracy']:.1%} of cases, so that G learns little.\n"
             "  Lower LEARNING_RATE_D, raise DROPOUT or make D smaller"
         )
     rates = [past["images_per_second"] for past in gan.history[gan.start_epoch :]]
     slow = [SLOWDOWN * rate < max(rates) for rate in rates]
     if slow[-1] and not slow[-2] and torch.get_num_threads() > 1:
-        warnings.append(  # a thread that shares its core delays all the others
-            f"{max(rates) / rates[-1]:.0f} times slower than before: is another program busy?\n"
-            "  If so, Ctrl-C and then --resume --threads 1 is faster"
+        line += (  # a thread that shares its core delays all the others
+            f"\nWARNING: {max(rates) / rates[-1]:.0f} times slower than before: is another program "
+            "busy?\n  If so, Ctrl-C and then --resume --threads 1 is faster"
         )
-    print("\n".join([line, *(f"WARNING: {warning}" for warning in warnings)]), flush=True)
+    print(line, flush=True)
 
 
 def print_end(gan):
@@ -1151,17 +1126,12 @@ def print_end(gan):
         took = tqdm.format_interval(time.perf_counter() - gan.start_time)
         print(f"epochs {gan.start_epoch + 1} to {gan.epoch} took {took}")
     print(f"Look at {config.samples_dir}/real_and_generated.png, training.gif, loss_curves.png")
-    flags = ""
-    for name in ("samples_dir", "checkpoint_dir"):
-        value = getattr(config, name)
-        if value != DEFAULTS[name]:
-            flags += f" --{name} {value}"
-    print(f"Next: python gan_mnist.py generate{flags}; likewise demo")
+    flag = f"--checkpoint_dir {config.checkpoint_dir}"
+    print(f"Next: python gan_mnist.py generate {flag}; likewise demo")
 
 
-def save_image(path, image):
-    """Write an image (C, H, W) in [-1, 1] as a PNG file, with the same scale of grey for all."""
-    picture = to_picture(image)
+def save_picture(path, picture):
+    """Write a picture of Pillow as a PNG file."""
     save_whole(path, lambda file: picture.save(file, "png"))
 
 
@@ -1171,7 +1141,7 @@ def to_picture(image):
 
 
 def make_grid(images, columns=0, zoom=ZOOM):
-    """Return images (N, C, H, W) in [-1, 1] in a grid (C, H', W'), with black lines between them.
+    """Return images (N, C, H, W) in [-1, 1] as a picture: a grid with black lines between them.
 
     With 0 columns it is about as wide as high. Each pixel is enlarged to zoom x zoom equal ones.
     """
@@ -1180,12 +1150,12 @@ def make_grid(images, columns=0, zoom=ZOOM):
     channels = images.shape[1]  # torchvision turns one channel into three equal ones
     grid = grid[:channels]
     zoom = zoom or math.ceil(GRID_SIDE / max(grid.shape))
-    return grid.repeat_interleave(zoom, 1).repeat_interleave(zoom, 2)
+    return to_picture(grid.repeat_interleave(zoom, 1).repeat_interleave(zoom, 2))
 
 
 def save_grid(path, images, columns=0, zoom=ZOOM):
     """Write images (N, C, H, W) in [-1, 1] as one PNG file, see make_grid."""
-    save_image(path, make_grid(images, columns, zoom))
+    save_picture(path, make_grid(images, columns, zoom))
 
 
 def sample_z(num_samples, latent_dim, seed=None):
@@ -1203,10 +1173,7 @@ def sample_z(num_samples, latent_dim, seed=None):
 
 
 def choose_labels(num_samples, classes, labels=None):
-    """Return labels (num_samples,): those that are asked for, a number or a list, or all in turn.
-
-    Raises UserError if there are no such classes, or not as many labels as samples.
-    """
+    """Return labels (num_samples,): those asked for, a number or a list, else all in turn."""
     if labels is None:
         return torch.arange(num_samples) % max(1, classes)
     labels = torch.as_tensor(labels)
@@ -1238,12 +1205,10 @@ def shuffled(images, seed):
 
 
 def read_picture(path):
-    """Return a picture that save_grid wrote, grey or in colour. Raises UserError if damaged."""
+    """Return a picture that save_grid wrote, grey or in colour."""
     try:
         with Image.open(path) as picture:
-            if picture.mode == "L":
-                return picture.copy()
-            return picture.convert("RGB")
+            return picture.copy()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error}): delete it") from error
 
@@ -1256,8 +1221,7 @@ def caption_height(width):
 def add_caption(picture, text):
     """Return a picture with a line of text above it."""
     height = caption_height(picture.width)
-    captioned = Image.new(picture.mode, (picture.width, height + picture.height))
-    captioned.paste(picture, (0, height))
+    captioned = ImageOps.expand(picture, (0, height, 0, 0))
     font = ImageFont.load_default(size=0.7 * height)
     ImageDraw.Draw(captioned).text((height // 4, 0), text, fill="white", font=font)
     return captioned
@@ -1266,20 +1230,14 @@ def add_caption(picture, text):
 def save_comparison(gan, images):
     """Write real images and drawn ones side by side."""
     config = gan.config
-    pictures = []
-    for title, samples in (
-        ("real", real_samples(images, config)),
-        (f"drawn after epoch {gan.epoch}", gan.generator().sample(config.num_samples, config.seed)),
-    ):
-        grid = to_picture(make_grid(samples, gan.columns, config.zoom))
-        pictures.append(add_caption(grid, title))
-    left, right = pictures
-    gap = left.width // 50
-    both = Image.new(left.mode, (left.width + gap + right.width, left.height), "gray")
-    both.paste(left, (0, 0))
-    both.paste(right, (left.width + gap, 0))
-    path = Path(config.samples_dir) / "real_and_generated.png"
-    save_whole(path, lambda file: both.save(file, "png"))
+    real = make_grid(real_samples(images, config), gan.columns, config.zoom)
+    samples = gan.generator().sample(config.num_samples, config.seed)
+    drawn = make_grid(samples, gan.columns, config.zoom)
+    gap = (0, 0, real.width // 50, 0)
+    left = ImageOps.expand(add_caption(real, "real"), gap, "gray")
+    right = add_caption(drawn, f"drawn after epoch {gan.epoch}")
+    both = Image.fromarray(np.hstack([left, right]))
+    save_picture(Path(config.samples_dir) / "real_and_generated.png", both)
 
 
 def save_gif(path, pictures):
@@ -1288,10 +1246,9 @@ def save_gif(path, pictures):
     Each of its frames, GIF_FRAMES at most, tells its epoch.
     """
     step = math.ceil(len(pictures) / GIF_FRAMES)
-    first = (len(pictures) - 1) % step  # so that the last picture is among them
     size = read_picture(pictures[-1]).size
     frames = []
-    for picture in pictures[first::step]:
+    for picture in reversed(pictures[::-step]):  # the last one is among them
         frame = read_picture(picture).resize(size, Image.Resampling.NEAREST)
         frame = frame.point(lambda value: (value + 8) // 17 * 17)  # 16 greys: a third of the bytes
         frames.append(add_caption(frame, f"epoch {epoch_number(picture)}"))
@@ -1303,7 +1260,6 @@ def save_gif(path, pictures):
 def save_curves(gan, images, judge):
     """Write a plot of FD, where it was measured, above one of both losses."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
     measured = [row for row in gan.history if row["fd"] is not None]
     panels = 1
@@ -1315,47 +1271,38 @@ def save_curves(gan, images, judge):
         real_fd = None
         if judge is not None:
             seed = stream_seed(gan.config.seed, STREAMS["measurement"])
-            real_fd = judge.fd_of_real(images, seed)
-        plot_fd(axes[0], measured, real_fd)
-    plot_losses(axes[-1], gan.history, gan.config.loss)
+            features, _ = judge.predict(shuffled(images, seed)[:MEASURED_SAMPLES])
+            real_fd = judge.fd(features)
+        plot_curve(axes[0], measured, "fd", "C2", "drawn images", real_fd)
+        axes[0].set(title="FD (lower is better), dashed of real images", ylabel="FD", yscale="log")
+        axes[0].locator_params("y", subs=(1, 2, 5))
+        axes[0].yaxis.set_major_formatter("{x:g}")  # plain numbers
+        axes[0].minorticks_off()
+    loss = gan.config.loss
+    zero = torch.zeros(1)  # the logit of a D that can only guess
+    d_guess = discriminator_loss(zero, zero, loss=loss).item()
+    g_guess = generator_loss(zero, loss).item()
+    plot_curve(axes[-1], gan.history, "d_loss", "C0", "discriminator", d_guess)
+    plot_curve(axes[-1], gan.history, "g_loss", "C1", "generator", g_guess)
+    title = "Losses, dashed where the discriminator can only guess"
+    axes[-1].set(title=title, ylabel=f"{loss} loss", xlabel="epoch")
+    axes[-1].locator_params("x", integer=True, steps=(1, 2, 5, 10))
     for panel in axes:
         if gan.shift and gan.epoch >= FIRST_SHIFTED_EPOCH:
             label = "images are shifted from here on"
             panel.axvline(FIRST_SHIFTED_EPOCH, color="gray", linestyle=":", label=label)
         panel.legend()
         panel.grid(alpha=0.3)
-    axes[-1].set_xlabel("epoch")
-    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True, steps=(1, 2, 5, 10)))
     path = Path(gan.config.samples_dir) / "loss_curves.png"
     save_whole(path, lambda file: figure.savefig(file, format="png", dpi=150))
 
 
-def plot_fd(axes, measured, real_fd):
-    """Draw FD in rows of the history into a panel, on a logarithmic axis with plain numbers."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-    epochs = [row["epoch"] for row in measured]
-    axes.plot(epochs, [row["fd"] for row in measured], ".-", color="C2", label="drawn images")
-    if real_fd is not None:
-        axes.axhline(real_fd, color="C2", linestyle="--", label="real images")
-    axes.set(title="Quality: FD (lower is better)", ylabel="FD", yscale="log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def plot_losses(axes, history, loss):
-    """Draw both losses into a panel, with dashed lines where they are when D can only guess."""
-    epochs = [row["epoch"] for row in history]
-    zero = torch.zeros(1)  # the logit of a D that guesses
-    axes.plot(epochs, [row["d_loss"] for row in history], ".-", color="C0", label="discriminator")
-    axes.axhline(discriminator_loss(zero, zero, loss=loss).item(), color="C0", linestyle="--")
-    axes.plot(epochs, [row["g_loss"] for row in history], ".-", color="C1", label="generator")
-    axes.axhline(generator_loss(zero, loss).item(), color="C1", linestyle="--")
-    title = "Losses, dashed where the discriminator can only guess"
-    if loss != "wgan_gp":
-        title = "Losses: flat near the dashed line is normal (there D can only guess)"
-    axes.set(title=title, ylabel=f"{loss} loss")
+def plot_curve(axes, rows, column, color, label, level):
+    """Draw a column of rows of the history into a panel, and dashed a level to compare it with."""
+    epochs = [row["epoch"] for row in rows]
+    axes.plot(epochs, [row[column] for row in rows], ".-", color=color, label=label)
+    if level is not None:
+        axes.axhline(level, color=color, linestyle="--")
 
 
 def write_tensorboard(gan):
@@ -1454,36 +1401,24 @@ class Judge(nn.Module):
             "missing": " ".join(map(str, missing)),
         }
 
-    def fd_of_real(self, images, seed):
-        """Return FD of real training images, as many as `measure` takes samples."""
-        features, _ = self.predict(shuffled(images, seed)[:MEASURED_SAMPLES])
-        return self.fd(features)
 
-
-def load_judge(dataset, *folders):
+def load_judge(dataset, data_dir, checkpoint_dir=CHECKPOINT_DIR):
     """Return the Judge of a data set, trained first if there is none; MNIST's is shipped.
 
-    A trained one is kept in the first of the folders that can be written to. None for a folder of
-    images. Raises UserError if its file is missing, damaged or cannot be written.
+    A trained one is kept in the data folder, or with the run if that is read-only. None for a
+    folder of images. Raises UserError if its file is missing or damaged.
     """
     if dataset not in (*SETS, "mnist_5k"):
         print("There is no judge of a folder of images that could measure FD")
         return None
-    paths = [Path(folder) / f"judge_{dataset}.pth" for folder in folders]
-    if dataset in ("mnist", "mnist_5k"):
-        paths = [MNIST_JUDGE]
-    there = [path for path in paths if path.exists()]
-    path = (there or paths)[0]
-    if not there and path != MNIST_JUDGE:
-        writable = [path for path in paths if os.access(path.parent, os.W_OK)]
-        if not writable:
-            raise UserError(
-                f"a judge of {dataset} cannot be written to {' or '.join(map(str, folders))}: "
-                "METRICS_EVERY 0 (--metrics_every 0) trains without one"
-            )
-        path = writable[0]
-        print(f"Training a judge of {dataset}, once; --metrics_every 0 trains without one")
-        train_judge(dataset, folders[0], path)
+    path = MNIST_JUDGE
+    if dataset not in ("mnist", "mnist_5k"):
+        path = Path(data_dir) / f"judge_{dataset}.pth"
+        if not path.exists() and not os.access(data_dir, os.W_OK):
+            path = Path(checkpoint_dir) / path.name
+        if not path.exists():
+            print(f"Training a judge of {dataset}, once; --metrics_every 0 trains without one")
+            train_judge(dataset, data_dir, path)
     if not path.exists():
         raise UserError(f"{path} is missing: {GET_BACK}, or set METRICS_EVERY to 0")
     state = load_weights(path)
@@ -1772,10 +1707,7 @@ def dcgan_discriminator(image_shape, outputs, width, norm, slope, dropout, spect
 
 
 def dcgan_sizes(image_shape, width):
-    """Return the smallest side in a DCGAN, and the channels of its layers from the image on.
-
-    Raises UserError for an image whose sides are none of 28, 32, 64 and 128.
-    """
+    """Return the smallest side in a DCGAN, and the channels of its layers from the image on."""
     _, height, image_width = image_shape
     smallest = {28: 7, 32: 4, 64: 4, 128: 4}
     if height != image_width or height not in smallest:
@@ -1917,10 +1849,7 @@ def load_dataset(name, data_dir, train=True, image_size=0):
 
 
 def load_torchvision(name, data_dir, train=True):
-    """Return one of SETS, downloaded if it is missing: images (N, C, H, W) uint8, labels (N,).
-
-    Raises UserError if it cannot be downloaded or read.
-    """
+    """Return one of SETS, downloaded if it is missing: images (N, C, H, W) uint8, labels (N,)."""
     part = "train"
     if not train:
         part = "t10k"
@@ -1970,10 +1899,7 @@ def read_idx(path, dimensions):
 
 
 def download(name, data_dir, train):
-    """Return one of SETS as torchvision has it, downloaded into data_dir if it is not there.
-
-    Raises UserError if that fails, and leaves nothing behind then.
-    """
+    """Return one of SETS as torchvision has it, downloaded whole or not at all if it is missing."""
     load = getattr(import_torchvision().datasets, SETS[name])
     folder = Path(data_dir) / SETS[name]
     is_new = not folder.exists()
@@ -2001,8 +1927,7 @@ def download(name, data_dir, train):
 def load_bundle():
     """Return the bundled MNIST digits: images (5000, 1, 28, 28) uint8 and labels (5000,).
 
-    They are one picture, 50 rows of 100 digits, five rows for each class. Raises UserError if it is
-    missing or damaged.
+    They are one picture, 50 rows of 100 digits, five rows for each class.
     """
     try:
         with Image.open(BUNDLE) as sheet:
@@ -2218,19 +2143,15 @@ def random_shift(images, pixels=1):
 
 
 def choose_device(name, precision):
-    """Return the torch.device and the dtype (torch.float32 or torch.bfloat16) of the training.
-
-    Raises UserError if this machine has no such device.
-    """
-    available = []
-    if torch.cuda.is_available():
-        available.append("cuda")
-    if torch.backends.mps.is_available():
-        available.append("mps")
-    available.append("cpu")
+    """Return the torch.device and the dtype (torch.float32 or torch.bfloat16) of the training."""
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
     if name == "auto":
-        name = available[0]
-    if name not in available:
+        name = next(kind for kind in there if there[kind])
+    if not there[name]:
         raise UserError(
             f"DEVICE (--device) is {name}, which PyTorch does not find: use auto or cpu"
         )
@@ -2260,14 +2181,11 @@ def cpu_threads(config, checkpoint):
     another program delays all: so there are as many as idle cores, or as in the checkpoint.
     """
     former = torch.get_num_threads()
-    flushed = torch.tensor(1e-40).mul(1).item() == 0
     threads = config.threads
     if threads == 0 and checkpoint:  # another number rounds differently
         threads = min(former, checkpoint[1]["threads"])
     elif threads == 0:
-        threads = former
-        if former > 1:
-            threads = max(1, min(former, round(idle_cores())))
+        threads = max(1, min(former, round(idle_cores())))
         if threads < former:
             print(f"Other programs are busy: CPU threads of this run: {threads} (see THREADS)")
     torch.set_num_threads(threads)
@@ -2276,7 +2194,7 @@ def cpu_threads(config, checkpoint):
         with torch.random.fork_rng(range(torch.cuda.device_count())):  # restores random numbers
             yield
     finally:
-        torch.set_flush_denormal(flushed)
+        torch.set_flush_denormal(False)
         torch.set_num_threads(former)
 
 
@@ -2315,10 +2233,7 @@ def is_first_process():
 
 @contextlib.contextmanager
 def processes(config):
-    """Connect the processes of torchrun for the duration of a run; only the first one prints.
-
-    Raises UserError if the batch cannot be shared out.
-    """
+    """Connect the processes of torchrun for the duration of a run; only the first one prints."""
     rank, world_size = process_rank()
     if config.batch_size % world_size or config.batch_size < 2 * world_size:
         raise UserError(
@@ -2329,10 +2244,9 @@ def processes(config):
         yield
         return
     device, _ = choose_device(config.device, config.precision)
-    backend = {"cuda": "nccl", "cpu": "gloo"}.get(device.type)
-    if backend is None:
-        raise UserError("DEVICE is mps, which is for one process: set it to cpu")
+    backend = "gloo"
     if device.type == "cuda":
+        backend = "nccl"
         torch.cuda.set_device(device)
     dist.init_process_group(backend)
     out = sys.stdout
@@ -2391,34 +2305,37 @@ PRETRAINED_GRIDS = PROJECT / "generated_samples" / "gallery.gif"  # of its train
 WALK_STEPS = 8  # images in a row of generate --interpolate
 
 
+def is_older(final, checkpoint):
+    """Return whether a generator_final.pth has fewer epochs than a checkpoint."""
+    return load_generator(final).about.get("epochs", 0) < epoch_number(checkpoint)
+
+
 def find_generator(model_path, checkpoint_dir, digit=""):
     """Return Generator and path of model_path; if that is "", the newest one of checkpoint_dir.
 
     Before the first run in CHECKPOINT_DIR it is a pretrained one, for a digit the conditional one.
     Raises UserError if there is none, or if the file is damaged.
     """
-    if model_path:
-        return load_generator(model_path), Path(model_path)
     final = Path(checkpoint_dir) / "generator_final.pth"
     checkpoints = epoch_files(checkpoint_dir, ".pth")
-    if final.exists():
-        G = load_generator(final)
-        if not checkpoints or epoch_number(checkpoints[-1]) <= G.about.get("epochs", 0):
-            return G, final  # else the run is being made longer
-    if checkpoints:
-        return load_generator(checkpoints[-1]), checkpoints[-1]
-    path = PRETRAINED
+    pretrained = PRETRAINED
     if digit != "":
-        path = PRETRAINED_CONDITIONAL
-    if checkpoint_dir == CHECKPOINT_DIR and path.exists():
+        pretrained = PRETRAINED_CONDITIONAL
+    if model_path:
+        path = Path(model_path)
+    elif checkpoints and (not final.exists() or is_older(final, checkpoints[-1])):
+        path = checkpoints[-1]  # of a run that has not ended, or is being made longer
+    elif final.exists():
+        path = final
+    elif checkpoint_dir == CHECKPOINT_DIR and pretrained.exists():
         print(f"No run in {checkpoint_dir} yet: taking the generator that comes with the script")
-        if path.is_relative_to(Path.cwd()):
-            path = path.relative_to(Path.cwd())  # shorter to read
-        return load_generator(path), path
-    raise UserError(
-        f"no generator in {checkpoint_dir}: train one with --checkpoint_dir {checkpoint_dir}, or "
-        "name one by --model_path"
-    )
+        path = pretrained
+    else:
+        raise UserError(
+            f"no generator in {checkpoint_dir}: train one with --checkpoint_dir {checkpoint_dir}, "
+            "or name one by --model_path"
+        )
+    return load_generator(path), path
 
 
 def generate(
@@ -2435,8 +2352,7 @@ def generate(
 ):
     """Draw digits with a trained generator.
 
-    Returns the path of the picture. Raises UserError if there is no generator, or if it cannot be
-    asked for the digit.
+    Returns the path of the picture. Raises UserError if there is no generator or no such digit.
     """
     G, model_path = find_generator(model_path, checkpoint_dir, digit)
     columns = grid_columns(num_samples, G.classes)
@@ -2464,7 +2380,7 @@ def generate(
         for earlier in path.with_suffix("").glob("[0-9]*.png"):
             earlier.unlink()
         for number, image in enumerate(images, 1):
-            save_image(path.with_suffix("") / f"{number:04d}.png", image)
+            save_picture(path.with_suffix("") / f"{number:04d}.png", to_picture(image))
     if show:
         show_picture(path)
     return path
@@ -2537,7 +2453,7 @@ def evaluate(
     """Measure how good a generator is, compared with real images.
 
     Returns {"generated": metrics, "real": metrics}, and prints and writes them. Raises UserError if
-    there is no generator, or if its data set has no judge.
+    there is no generator, or no judge of its data set.
     """
     G, model_path = find_generator(model_path, checkpoint_dir)
     dataset = G.about.get("dataset", "unknown images")
@@ -2546,43 +2462,37 @@ def evaluate(
         raise UserError(f"{model_path} was trained on {dataset}: evaluate needs a judge of it")
     train, reference, real, dataset = choose_images(G, dataset, num_samples, seed, data_dir)
     generated = to_uint8(G.sample(len(real), seed))
-
     metrics = {}
-    for number, (name, images) in enumerate([("generated", generated), ("real", real)]):
-        print(f"{2 * number + 1} of 5: precision and recall of {name} images", flush=True)
-        metrics[name] = measure_images(images, reference, judge)
-        print(f"{2 * number + 2} of 5: outlines of {name} images", flush=True)
-        accuracy = two_sample_accuracy(outlines(reference), outlines(images))
-        metrics[name]["told by outlines alone"] = accuracy
+    for column, images in (("generated", generated), ("real", real)):
+        print(f"Measuring {len(images):,} {column} images", flush=True)
+        metrics[column] = measure_images(images, reference, judge)
     if G.classes and dataset != "mnist_5k":  # which has no test images
-        print("Conditional: what networks learn from samples, and from real images", flush=True)
+        print("Measuring what networks learn from samples, and from real images", flush=True)
         side = G.image_shape[-1]
         labelled = [load_dataset(dataset, data_dir, part, side)[:2] for part in (True, False)]
         scores = teacher_scores(G, *labelled, seed)
-        for name, score in zip(("generated", "real"), scores, strict=True):
-            metrics[name]["score as a teacher"] = score
-    print("5 of 5: distances to the nearest training images\n", flush=True)
+        metrics["generated"]["score as a teacher"], metrics["real"]["score as a teacher"] = scores
     # test images have no distance to themselves: in their place, that of real training images
     features, _ = judge.predict(reference)
     metrics["real"]["FD to test images"] = judge.fd(features, "test")
+    real_name = f"test images of {dataset}"
+    k = 1
+    if dataset == "mnist_5k":
+        real_name = "the other half of mnist_5k"
+        k = 2  # they are training images, each its own nearest one
     name = "distance to the nearest training image"
     metrics["generated"][name] = distance_to_nearest(generated, train)
-    k = 1
-    if dataset == "mnist_5k":  # whose real images are training images, each its own nearest one
-        k = 2
     metrics["real"][name] = distance_to_nearest(real, train, k)
 
     about = {"model": str(model_path), **G.about, "samples": len(real), "seed of samples": seed}
-    about["real"] = f"test images of {dataset}"
-    if dataset == "mnist_5k":
-        about["real"] = "the other half of mnist_5k"
-    print(f"{model_path} ({describe(G.about)})")
-    print(f"generated: {len(real):,} samples with seed {seed}; real: {about['real']}\n")
+    about["real"] = real_name
+    print(f"\n{model_path} ({describe(G.about)})")
+    print(f"generated: {len(real):,} samples with seed {seed}; real: {real_name}\n")
     print_metrics(metrics)
     if model_path.resolve() not in (PRETRAINED, PRETRAINED_CONDITIONAL):  # theirs are shipped
         text = json.dumps({"about": about, **metrics}, indent=1)
         path = metrics_path(model_path)
-        with only_warn():
+        with only_warn():  # in a folder of somebody else's
             save_whole(path, lambda file: file.write(text.encode()))
             print(f"Wrote {path}")
     return metrics
@@ -2592,13 +2502,10 @@ def choose_images(G, dataset, num_samples, seed, data_dir):
     """Return the images that evaluate takes, uint8 (N, C, H, W), and the name of their data set.
 
     All training images, then num_samples of them as the reference, then as many other real ones:
-    test images, or the other half of the bundle. Raises UserError if there are fewer than 400, or
-    if G draws another shape.
+    test images, or the other half of the bundle.
     """
     side = G.image_shape[-1]
     train, _, dataset = load_dataset(dataset, data_dir, image_size=side)
-    if train.shape[1:] != G.image_shape:
-        raise UserError(f"the model draws images {G.image_shape}, not those of {dataset}")
     if dataset == "mnist_5k":
         reference, real = shuffled(train, seed).chunk(2)
     else:
@@ -2615,10 +2522,7 @@ def choose_images(G, dataset, num_samples, seed, data_dir):
 
 
 def distance_to_nearest(images, train, k=1):
-    """Return the median distance of 1,000 images to their k-th nearest training image, uint8 both.
-
-    In pixels of [0, 1].
-    """
+    """Return the median distance of 1,000 uint8 images to their k-th nearest training image."""
     return nearest(images[:1000].flatten(1) / 255, train.flatten(1) / 255, k).median().item()
 
 
@@ -2634,6 +2538,7 @@ def measure_images(images, reference, judge):
         "Inception Score, by the judge": inception_score(probabilities),
         "precision": precision,
         "recall": recall,
+        "told by outlines alone": two_sample_accuracy(outlines(reference), outlines(images)),
         "share below 90% confidence": (probabilities.amax(1) < 0.9).float().mean().item(),
         "classes covered": (shares >= 0.1 / len(shares)).sum().item(),
         "shares of the classes": [round(share, 4) for share in shares.tolist()],
@@ -2648,8 +2553,9 @@ def print_metrics(metrics):
     print(f"{'':44}{'generated':>11}{'real':>10}   better")
     for key, (digits, better) in METRIC_LINES.items():
         if key in metrics["generated"]:
-            values = [metrics[column][key] for column in ("generated", "real")]
-            print(f"{key:44}{values[0]:11{digits}}{values[1]:10{digits}}   {better}")
+            generated = metrics["generated"][key]
+            real = metrics["real"][key]
+            print(f"{key:44}{generated:11{digits}}{real:10{digits}}   {better}")
     shares = [f"{100 * share:.1f}" for share in metrics["generated"]["shares of the classes"]]
     print(f"\nshares of the classes, generated, in %: {' '.join(shares)}")
 
@@ -2667,7 +2573,7 @@ def demo(model_path="", samples_dir=SAMPLES_DIR, checkpoint_dir=CHECKPOINT_DIR):
     """Write a web page that runs a generator in the browser and needs nothing else.
 
     It replays the training if the grids of the generator's run are there. Returns the path. Raises
-    UserError if there is no generator, or if it is too large for a page.
+    UserError if there is no generator, or if it is too large.
     """
     G, model_path = find_generator(model_path, checkpoint_dir)
     path = Path(samples_dir) / "demo.html"
@@ -2677,7 +2583,7 @@ def demo(model_path="", samples_dir=SAMPLES_DIR, checkpoint_dir=CHECKPOINT_DIR):
         "about": describe(G.about),
         "grids": page_grids(G, model_path),
         "real": page_digits(G),
-        "told": told_by_networks(G, model_path),
+        "told": told_by_networks(model_path),
         **page_generator(G),
     }
     text = json.dumps(model).replace("<", "\\u003c")
@@ -2702,15 +2608,18 @@ def page_grids(G, model_path):
     They are where settings.json, beside the generator, says; the list is empty if there are none.
     """
     settings = model_path.with_name("settings.json")
+    grids = {}
     if model_path.resolve() == PRETRAINED:
-        grids = frames_of_gif(PRETRAINED_GRIDS)
+        with Image.open(PRETRAINED_GRIDS) as gif:
+            box = (0, caption_height(gif.width), gif.width, gif.height)
+            frames = [frame.convert("L").crop(box) for frame in ImageSequence.Iterator(gif)]
+        grids = dict(enumerate(frames, 1))  # one of each epoch
     elif settings.exists():
         folder = json.loads(settings.read_text())["settings"]["samples_dir"]
         paths = epoch_files(folder, ".png", G.about.get("epochs", 0))
         chosen = np.linspace(0, len(paths) - 1, min(PAGE_GRIDS, len(paths))).round().astype(int)
-        grids = {epoch_number(paths[each]): read_picture(paths[each]) for each in chosen}
-    else:
-        grids = {}
+        for number in chosen:
+            grids[epoch_number(paths[number])] = read_picture(paths[number])
     pictures = []
     for epoch, grid in grids.items():
         small = grid.reduce(math.ceil(grid.width / PAGE_GRID_WIDTH))
@@ -2719,14 +2628,6 @@ def page_grids(G, model_path):
             colours = 16  # so that 60 grids are below a megabyte
         pictures.append({"epoch": epoch, "png": to_base64(small.quantize(colours))})
     return pictures
-
-
-def frames_of_gif(path):
-    """Return the grids in a GIF of save_gif that has one for each epoch: {epoch: picture}."""
-    with Image.open(path) as gif:
-        frames = [frame.convert("L") for frame in ImageSequence.Iterator(gif)]
-        box = (0, caption_height(gif.width), gif.width, gif.height)
-    return {epoch: frame.crop(box) for epoch, frame in enumerate(frames, 1)}
 
 
 def to_base64(picture):
@@ -2750,15 +2651,13 @@ def page_digits(G):
     return to_base64(Image.fromarray(sheet.numpy()))
 
 
-def told_by_networks(G, model_path):
+def told_by_networks(model_path):
     """Return how often a new network tells G's digits from real ones; None if not evaluated."""
     path = metrics_path(model_path)
     if not path.exists():
         return None
-    measured = json.loads(path.read_text())
-    if any(measured["about"].get(key) != value for key, value in G.about.items()):
-        return None  # of another generator
-    return {"A network, outlines alone": measured["generated"]["told by outlines alone"]}
+    measured = json.loads(path.read_text())["generated"]
+    return {"A network, outlines alone": measured["told by outlines alone"]}
 
 
 @torch.no_grad()
@@ -2769,27 +2668,23 @@ def page_generator(G):
     and the "side" of what they draw. The weights are float16 in base64: for each layer its weights,
     input by input, then its biases. BatchNorm is folded into the layer before it.
     """
-    shapes = []
-    weights = []
-    biases = []
-    side = 1
+    layers = []  # weight and bias
     for layer in G.layers:
-        if isinstance(layer, nn.Linear):
-            shapes.append({"outputs": layer.out_features})
+        if isinstance(layer, (nn.Linear, nn.ConvTranspose2d)):
+            layers.append((layer.weight, layer.bias))
+        elif isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            layers[-1] = fold_norm(*layers[-1], layer)
         elif isinstance(layer, nn.Unflatten):
             side = layer.unflattened_size[-1]
-        elif isinstance(layer, nn.ConvTranspose2d):
-            side = 2 * side
-            shapes.append({"channels": layer.out_channels, "side": side})
-        elif isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
-            weights[-1], biases[-1] = fold_norm(weights[-1], biases[-1], layer)
-        if isinstance(layer, (nn.Linear, nn.ConvTranspose2d)):
-            weights.append(layer.weight)
-            biases.append(layer.bias)
+    shapes = []
     numbers = []
-    for weight, bias in zip(weights, biases, strict=True):
+    for weight, bias in layers:
         if weight.ndim == 2:
-            weight = weight.T
+            weight = weight.T  # (inputs, outputs)
+            shapes.append({"outputs": weight.shape[1]})
+        else:
+            side = 2 * side
+            shapes.append({"channels": weight.shape[1], "side": side})
         if bias is None:
             bias = torch.zeros(weight.shape[1])
         numbers += [weight.flatten(), bias]
@@ -2902,27 +2797,22 @@ training.__signature__ = train_gan.__signature__
 
 
 def check(name, value):
-    """Return a setting as a plain bool, int, float, str or tuple.
-
-    It may come from a constant, a flag or an argument. Raises UserError naming what is allowed.
-    """
-    limits = LIMITS.get(name, PATH)
-    if name not in LIMITS:  # a constant of the reader's own
-        limits = type(DEFAULTS[name])
-    with contextlib.suppress(TypeError, ValueError, OverflowError):
-        fitting = convert(value, limits)
-        if fitting is not None:
-            return fitting
-    if isinstance(limits, list):
-        limits = " | ".join(limits)
-    elif isinstance(limits, tuple):
-        kind = {int: "a whole number", float: "a number"}[type(limits[0])]
-        limits = f"{kind} from {limits[0]} to {limits[1]}".replace(" to inf", " on")
-    raise UserError(f"{name.upper()} (--{name}) is {value!r}: allowed is {limits}")
+    """Return a setting as a plain bool, int, float, str or tuple, if it is allowed."""
+    limits = LIMITS.get(name) or type(DEFAULTS[name])  # of a constant of the reader's own
+    try:
+        return convert(value, limits)
+    except (TypeError, ValueError, OverflowError) as error:
+        if isinstance(limits, list):
+            limits = " | ".join(limits)
+        elif isinstance(limits, tuple):
+            kind = {int: "a whole number", float: "a number"}[type(limits[0])]
+            limits = f"{kind} from {limits[0]} to {limits[1]}".replace(" to inf", " on")
+        message = f"{name.upper()} (--{name}) is {value!r}: allowed is {limits}"
+        raise UserError(message) from error
 
 
 def convert(value, limits):
-    """Return a value in the type that its limits ask for; None, or an error, if it does not fit."""
+    """Return a value in the type that its limits ask for; raise an error if it does not fit."""
     if limits == PATH:
         return str(os.path.expanduser(os.fspath(value)))
     if limits == SWITCH and isinstance(value, bool):
@@ -2941,7 +2831,7 @@ def convert(value, limits):
             return number
     if isinstance(limits, type):
         return limits(value)
-    return None
+    raise ValueError(value)
 
 
 def make_config(**settings):
@@ -2949,9 +2839,8 @@ def make_config(**settings):
     for name in settings:
         if name not in DEFAULTS:
             raise UserError(f"there is no setting {name}: {nearest_names(name, DEFAULTS)}")
-    values = {**DEFAULTS, **settings}
-    preset = PRESETS.get(check("preset", values["preset"]), {})
-    values = {**DEFAULTS, **preset, **settings}
+    preset = check("preset", settings.get("preset", DEFAULTS["preset"]))
+    values = {**DEFAULTS, **PRESETS.get(preset, {}), **settings}
     return Config(**{name: check(name, values[name]) for name in DEFAULTS})
 
 

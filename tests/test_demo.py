@@ -697,13 +697,6 @@ def test_beside_the_visitor_stands_the_network_that_evaluate_has_asked(visit, tm
     assert ("gan_mnist.py evaluate" in page.text_content("#judged")) != measured
 
 
-def test_what_was_measured_of_another_generator_is_not_shown(tmp_path):
-    about = {"dataset": "mnist_5k", "epochs": 4, "fd": 3.25}
-    write_metrics(tmp_path, {**about, "fd": 3.0})
-    _, path = make_page(tmp_path, about, **SMALL)
-    assert model_of(path)["told"] is None
-
-
 @needs_browser
 @pytest.mark.parametrize(
     "shape",

@@ -158,9 +158,9 @@ def test_curves_have_whole_epochs_plain_numbers_and_dashed_lines_at_real_images_
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
     monkeypatch.setattr(gan_mnist, "FIRST_SHIFTED_EPOCH", 2)
     rows = [{"epoch": n, "d_loss": 1.4, "g_loss": 0.7, "fd": 90.0 / n} for n in (1, 2, 3)]
-    judge = types.SimpleNamespace(fd_of_real=lambda images, seed: 1.25)
+    judge = types.SimpleNamespace(predict=lambda images: (images, None), fd=lambda features: 1.25)
     gan = make_gan(rows, augment="shift", samples_dir=tmp_path)
-    gan_mnist.save_curves(gan, None, judge)
+    gan_mnist.save_curves(gan, torch.zeros(9), judge)
     (figure,) = figures
     figure.draw_without_rendering()
     quality, losses = figure.axes
@@ -172,10 +172,13 @@ def test_curves_have_whole_epochs_plain_numbers_and_dashed_lines_at_real_images_
 
     assert level(quality, "--") == [1.25]
     assert level(losses, "--") == pytest.approx([2 * math.log(2), math.log(2)])
-    for panel, names in ((quality, ["drawn", "real"]), (losses, ["discriminator", "generator"])):
-        labels = [text.get_text() for text in panel.get_legend().get_texts()]
-        assert [label.removesuffix(" images") for label in labels[:2]] == names
-        assert "shifted" in labels[2]
+    for panel, names, dashed in (
+        (quality, ["drawn images"], "dashed of real images"),
+        (losses, ["discriminator", "generator"], "dashed where the discriminator can only guess"),
+    ):
+        *labels, shifted = [text.get_text() for text in panel.get_legend().get_texts()]
+        assert labels == names and "shifted" in shifted
+        assert dashed in panel.get_title()
         assert [line.get_xdata()[0] for line in panel.lines if line.get_linestyle() == ":"] == [2]
 
 

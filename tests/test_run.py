@@ -293,7 +293,7 @@ def test_a_folder_that_cannot_be_written_to_is_named(folder, capsys, setting):
     for value in ("file", "file/out"):
         code, line = fails(capsys, *TINY_FLAGS, "--epochs", "1", f"--{setting}", value)
         assert code == 2
-        assert f"written to {value}: " in line
+        assert f"cannot write {value}/" in line and "choose a folder" in line
 
 
 def test_a_full_disk_while_saving_is_one_clear_line_and_earlier_checkpoints_stay_whole(

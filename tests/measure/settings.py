@@ -79,7 +79,7 @@ def draw(results, out):
             name = f"shown_{epoch:04d}.pth"
             G = gan_mnist.load_generator(out / variant.replace(" ", "_").lower() / name)
             images = G.sample(SHOWN, seed=0)
-            picture = gan_mnist.to_picture(gan_mnist.make_grid(images, SHOWN // 2, SCALE))
+            picture = gan_mnist.make_grid(images, SHOWN // 2, SCALE)
             words = f"{variant}, epoch {epoch}: FD {fds[str(epoch)]:.1f}"
             cells.append(gan_mnist.add_caption(picture, words))
         rows.append(cells)
