@@ -1061,8 +1061,13 @@ def data_in_words(data):
 
 
 def classes_in_words(names):
-    """Return numbers and names of classes: "0 ant, 1 bee"."""
-    return ", ".join(f"{number} {name}" for number, name in enumerate(names))
+    """Return numbers and names of classes: "0 ant, 1 bee"; of digits the numbers alone."""
+    words = []
+    for number, name in enumerate(names):
+        if name != str(number):
+            name = f"{number} {name}"
+        words.append(name)
+    return ", ".join(words)
 
 
 def describe(about):

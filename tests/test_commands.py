@@ -505,7 +505,9 @@ def test_sevens_are_drawn_before_any_training(folder, capsys, monkeypatch):
     torch.save(G.state_dict(), path)
     monkeypatch.setattr(gan_mnist, "PRETRAINED_CONDITIONAL", path)
     assert gan_mnist.main(["generate", "--digit", "7", "--num_samples", "4"]) == 0
-    assert f"drawn by\n{path} (" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"drawn by\n{path} (" in out
+    assert "Classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9\n" in out
     sevens = gan_mnist.load_generator(path).sample(4, seed=0, labels=7)
     gan_mnist.save_grid(folder / "by_hand.png", sevens)
     drawn = folder / "generated_samples/generated_seed_0_digit_7.png"
