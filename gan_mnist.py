@@ -660,7 +660,8 @@ def training(**settings):
         gan = GAN(config, images.shape[1:], describe_data(images, labels, dataset))
         if checkpoint:
             resume(gan, checkpoint)
-        loader = make_loader(images, labels, config.batch_size * config.d_steps)
+        images = images.to(gan.device)  # all of them, so that batches need not be copied
+        loader = make_loader(images, labels.to(gan.device), config.batch_size * config.d_steps)
         check_run(gan, loader)
         with locked(config.checkpoint_dir):
             judge = start_run(gan, loader)
@@ -915,7 +916,8 @@ def find_earlier_run(config):
             try:
                 return path, load_weights(path)
             except UserError as error:
-                print(f"WARNING: {error}: trying the checkpoint before it")
+                if is_first_process():
+                    print(f"WARNING: {error}: trying the checkpoint before it")
         # what a run leaves behind before its first checkpoint is written again
         files = [path for path in files if path in checkpoints or path.stem == "generator_final"]
         if files:
