@@ -1281,7 +1281,7 @@ def save_curves(gan, images, judge):
             features, _ = judge.predict(shuffled(images, seed)[:MEASURED_SAMPLES])
             real_fd = judge.fd(features)
         plot_curve(axes[0], measured, "fd", "C2", "drawn images", real_fd)
-        axes[0].set(title="FD (lower is better), dashed of real images", ylabel="FD", yscale="log")
+        axes[0].set(title="FD (lower is better), dashed for real images", ylabel="FD", yscale="log")
         axes[0].locator_params("y", subs=(1, 2, 5))
         axes[0].yaxis.set_major_formatter("{x:g}")  # plain numbers
         axes[0].minorticks_off()

@@ -173,7 +173,7 @@ def test_curves_have_whole_epochs_plain_numbers_and_dashed_lines_at_real_images_
     assert level(quality, "--") == [1.25]
     assert level(losses, "--") == pytest.approx([2 * math.log(2), math.log(2)])
     for panel, names, dashed in (
-        (quality, ["drawn images"], "dashed of real images"),
+        (quality, ["drawn images"], "dashed for real images"),
         (losses, ["discriminator", "generator"], "dashed where the discriminator can only guess"),
     ):
         *labels, shifted = [text.get_text() for text in panel.get_legend().get_texts()]
