@@ -1081,7 +1081,7 @@ def describe(about):
 
 
 def print_start(gan, loader):
-    """Print what a run does: on which images, on which device, with what changed on the way."""
+    """Print on which images and on which device a run trains, and how often it sees them."""
     print(f"Training on {data_in_words(gan.data)}; {gan.device.type}, {gan.dtype}")
     names = gan.data["class_names"]
     if len(names) > 1 and gan.data["dataset"] not in ("mnist", "mnist_5k"):
