@@ -413,7 +413,7 @@ def test_a_generator_without_classes_says_how_to_get_one_that_draws_what_is_aske
     trained, capsys
 ):
     code, line = fails(capsys, "generate", "--digit", "7")
-    assert code == 2 and "--conditional" in line and "pretrained_conditional.pth" in line
+    assert code == 2 and "--preset conditional" in line and "pretrained_conditional.pth" in line
 
 
 def test_generate_takes_a_checkpoint_as_well_and_the_newest_before_there_is_a_final_one(

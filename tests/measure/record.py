@@ -40,6 +40,7 @@ RECIPES = {
     "epochs_30": ["--epochs", "30"],
     "defaults": [],
     "best": ["--preset", "best"],
+    "conditional_10": ["--preset", "conditional", "--epochs", "10"],
     "conditional": ["--preset", "conditional"],
     "bundle_10": ["--dataset", "mnist_5k", "--epochs", "10"],
     "bundle": ["--dataset", "mnist_5k"],
