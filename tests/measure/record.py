@@ -45,6 +45,10 @@ RECIPES = {
     "bundle_10": ["--dataset", "mnist_5k", "--epochs", "10"],
     "bundle": ["--dataset", "mnist_5k"],
     "classic": ["--preset", "classic", "--epochs", "80"],
+    "hinge": ["--preset", "hinge", "--epochs", "30"],
+    "wgan_gp": ["--preset", "wgan_gp", "--epochs", "30"],
+    "blocks": ["--preset", "blocks", "--epochs", "30"],
+    "tiny": ["--preset", "tiny", "--epochs", "30"],
 }
 LABEL_PLACES = {  # of the name of a recipe from the end of its line in the picture, in points
     "epochs_20": (-10, -20),

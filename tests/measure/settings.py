@@ -80,7 +80,7 @@ def draw(results, out):
             G = gan_mnist.load_generator(out / variant.replace(" ", "_").lower() / name)
             images = G.sample(SHOWN, seed=0)
             picture = gan_mnist.make_grid(images, SHOWN // 2, SCALE)
-            words = f"{variant}, epoch {epoch}: FD {fds[str(epoch)]:.1f}"
+            words = f"{variant}, epoch {epoch}: FD {fds[str(epoch)]:.3g}"
             cells.append(gan_mnist.add_caption(picture, words))
         rows.append(cells)
     gap = 16
