@@ -51,8 +51,8 @@ RECIPES = {
     "tiny": ["--preset", "tiny", "--epochs", "30"],
 }
 LABEL_PLACES = {  # of the name of a recipe from the end of its line in the picture, in points
-    "epochs_20": (-10, -20),
-    "epochs_30": (-10, -20),
+    "epochs_20": (-48, -26),
+    "epochs_30": (-20, -22),
     "defaults": (-30, -20),
     "best": (-20, 8),
     "bundle": (5, -3),
