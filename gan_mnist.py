@@ -80,7 +80,7 @@ PRESET = "none"  # a known system, see PRESETS, whose settings replace the const
 DATASET = "mnist"  # mnist | mnist_5k (bundled) | fashion_mnist | kmnist | cifar10 | a folder
 DATA_DIR = "data"  # torchvision's data folder; downloads are saved there
 IMAGE_SIZE = 0  # side in pixels to which images are resized; 0 = as they are (folders: 64)
-AUGMENT = "auto"  # none | shift (by up to a pixel, from epoch 7) | auto (shift few images only)
+AUGMENT = "auto"  # none | shift (by up to a pixel, from epoch 7) | auto (shift up to 40,000 images)
 
 # networks
 G_HIDDEN = (256, 512, 1024)  # widths of the hidden layers of an mlp generator
@@ -121,8 +121,8 @@ KEEP_CHECKPOINTS = 3  # newest checkpoints to keep, 37 MB each (dcgan_mnist 335 
 KEEP_GENERATOR_EVERY = 0  # epochs from one kept generator_epoch_0010.pth to the next; 0 = none
 GRID_EVERY_STEPS = 0  # steps from one more grid, step_000100.png, to the next; 0 = none
 NUM_SAMPLES = 64  # number of images in each grid
-ZOOM = 0  # how many times grids are enlarged; 0 = to at least 700 pixels, 3 times for 28 x 28
-METRICS_EVERY = 2  # measure the distance to real images (FD) every 2 epochs, and last; 0 = never
+ZOOM = 0  # how many times grids are enlarged; 0 = to at least 700 pixels, 64 digits 3 times
+METRICS_EVERY = 2  # epochs from one FD, a distance to real images, to the next, and last; 0 = never
 TENSORBOARD = False  # write losses, FD and grids for TensorBoard, under runs/
 
 DEFAULTS = {  # the constants above are the settings; F is a module
@@ -210,6 +210,7 @@ class Generator(nn.Module):
     ):
         g_hidden = tuple(g_hidden)
         image_shape = tuple(image_shape)
+        # as given, for the file of a saved generator
         arguments = {name: value for name, value in locals().items() if name in G_ARGUMENTS}
         super().__init__()
         if not 0 <= modes < latent_dim:
@@ -464,7 +465,7 @@ class GAN:
             d_loss = discriminator_loss(real_logits, fake_logits, c.label_smoothing, c.loss)
             descend(d_loss + penalty, self.optimizer_d, c.grad_clip)
 
-        # G: maximize log D(G(z)) for the same fakes, with D as it is after its step
+        # G: maximize log D(G(z)) for the fakes of D's last step, with D as it is after it
         with self.autocast():
             g_loss = generator_loss(self.D(self.augment(fake), y), c.loss)
         descend(g_loss, self.optimizer_g, c.grad_clip)
@@ -745,8 +746,8 @@ def finish_run(gan, images, judge):
     print_end(gan)
 
 
-# This is the whole default training. What follows are its files, its pictures, its judge; other
-# data, networks and presets; several processes; the commands.
+# This is the whole default training. What follows are its files, its pictures and its judge; the
+# filter and other networks, presets and data; hardware and several processes; commands and page.
 
 # ── Files ── Whole or not there at all; a run continues from its newest checkpoint ────────────────
 
@@ -976,12 +977,17 @@ def networks_of(checkpoint, settings):
     path, state = checkpoint
     before = state["config"]
     fixed = {"image_size", "conditional"} | ((G_ARGUMENTS | D_ARGUMENTS) & before.keys())
-    for name in fixed & settings.keys():
-        if check(name, settings[name]) != before[name]:
+    now = make_config(**{"preset": before["preset"], **settings})._asdict()
+    for name in sorted(fixed):
+        if now[name] == before[name]:
+            continue
+        if name in settings:
             raise UserError(
                 f"{name.upper()} (--{name}) is {settings[name]}, but {path} has {before[name]}: "
                 "leave it out, or start again with --overwrite"
             )
+        if is_first_process():  # an edited constant, or a flag that was given before
+            print(f"{name.upper()} is {now[name]}, but stays {before[name]} as in {path}")
     return {name: before[name] for name in {"preset", *fixed}} | settings
 
 
@@ -1171,12 +1177,12 @@ def sample_z(num_samples, latent_dim, seed=None):
     A larger num_samples keeps the first ones as they are: torch.randn draws numbers in blocks of
     16, and an incomplete last block differently, so whole blocks are drawn.
     """
-    generator = None
+    rng = None
     if seed is not None:
-        generator = torch.Generator().manual_seed(seed)
+        rng = torch.Generator().manual_seed(seed)
     block = 16
     rows = block * math.ceil(num_samples / block)
-    return torch.randn(rows, latent_dim, generator=generator)[:num_samples]
+    return torch.randn(rows, latent_dim, generator=rng)[:num_samples]
 
 
 def choose_labels(num_samples, classes, labels=None):
@@ -1207,8 +1213,8 @@ def real_samples(images, config):
 
 def shuffled(images, seed):
     """Return images in a random order, the same for the same seed."""
-    generator = torch.Generator().manual_seed(seed)
-    return images[torch.randperm(len(images), generator=generator)]
+    rng = torch.Generator().manual_seed(seed)
+    return images[torch.randperm(len(images), generator=rng)]
 
 
 def read_picture(path):
@@ -1237,9 +1243,10 @@ def add_caption(picture, text):
 def save_comparison(gan, images):
     """Write real images and drawn ones side by side."""
     config = gan.config
-    real = make_grid(real_samples(images, config), gan.columns, config.zoom)
-    samples = gan.generator().sample(config.num_samples, config.seed)
-    drawn = make_grid(samples, gan.columns, config.zoom)
+    real = real_samples(images, config)  # a folder may have fewer than NUM_SAMPLES
+    drawn = gan.generator().sample(len(real), config.seed)
+    real = make_grid(real, gan.columns, config.zoom)
+    drawn = make_grid(drawn, gan.columns, config.zoom)
     gap = (0, 0, real.width // 50, 0)
     left = ImageOps.expand(add_caption(real, "real"), gap, "gray")
     right = add_caption(drawn, f"drawn after epoch {gan.epoch}")
@@ -1862,6 +1869,8 @@ def load_torchvision(name, data_dir, train=True):
     if not train:
         part = "t10k"
     paths = idx_files(name, data_dir, part)
+    if len(paths) == 1:
+        raise UserError(f"{paths[0]} is there, its images or labels are not: two files are needed")
     if paths:
         images = read_idx(paths[0], dimensions=3)
         labels = read_idx(paths[-1], dimensions=1)
@@ -1924,10 +1933,11 @@ def download(name, data_dir, train):
         if not isinstance(error, Exception):
             raise
         reason = str(error).strip().rpartition("\n")[2]
-        raise UserError(
-            f"{name} cannot be downloaded ({reason}); looked for {{train,t10k}}-images-idx3-ubyte "
-            f"and -labels-idx1-ubyte, also .gz, in {folder}/raw and around"
-        ) from error
+        files = "{train,t10k}-images-idx3-ubyte and -labels-idx1-ubyte, also .gz, in "
+        files += f"{folder}/raw and around"
+        if name == "cifar10":
+            files = f"cifar-10-batches-py in {data_dir}"
+        raise UserError(f"{name} cannot be downloaded ({reason}); looked for {files}") from error
     finally:
         socket.setdefaulttimeout(former_timeout)
 
@@ -2335,7 +2345,7 @@ def find_generator(model_path, checkpoint_dir, digit=""):
         path = checkpoints[-1]  # of a run that has not ended, or is being made longer
     elif final.exists():
         path = final
-    elif checkpoint_dir == CHECKPOINT_DIR and pretrained.exists():
+    elif Path(checkpoint_dir) == Path(CHECKPOINT_DIR) and pretrained.exists():
         print(f"No run in {checkpoint_dir} yet: taking the generator that comes with the script")
         path = pretrained
     else:
@@ -2398,7 +2408,7 @@ def class_number(digit, G):
     """Return the number of a class of G, given by its number or name. Raises UserError if none."""
     names = G.about.get("class_names", [])[: G.classes]
     numbers = [str(number) for number in range(G.classes)]
-    for known in (numbers, names):
+    for known in (names, numbers):  # a name may be a number
         if str(digit) in known:
             return known.index(str(digit))
     classes = ", ".join(names)
@@ -2623,7 +2633,7 @@ def page_grids(G, model_path):
             box = (0, caption_height(gif.width), gif.width, gif.height)
             frames = [frame.convert("L").crop(box) for frame in ImageSequence.Iterator(gif)]
         grids = dict(enumerate(frames, 1))  # one of each epoch
-    elif settings.exists():
+    elif settings.exists() and model_path.resolve() != PRETRAINED_CONDITIONAL:
         folder = json.loads(settings.read_text())["settings"]["samples_dir"]
         paths = epoch_files(folder, ".png", G.about.get("epochs", 0))
         chosen = np.linspace(0, len(paths) - 1, min(PAGE_GRIDS, len(paths))).round().astype(int)
@@ -2931,7 +2941,10 @@ def run_command(arguments):
 
 
 def main(arguments=None):
-    """Run the command line; return 0, 2 for what the user can mend, 130 after Ctrl-C."""
+    """Run the command line; return 0, 2 for what the user can mend, 130 after Ctrl-C.
+
+    1 where nobody reads the output. A bug is raised.
+    """
     if arguments is None:
         arguments = sys.argv[1:]
     for stream in (sys.stdout, sys.stderr):

@@ -351,16 +351,22 @@ def test_resume_needs_no_flag_of_the_networks_and_refuses_those_of_other_network
         assert code == 2
         assert f"--{name.removeprefix('no-')}" in line and "epoch_0001.pth" in line
     assert gan_mnist.main(resume) == 0
+    out = capsys.readouterr().out
+    assert "G_HIDDEN is (256, 512, 1024), but stays (16,) as in checkpoints/epoch_0001.pth" in out
+    assert "D_SLOPE" not in out
     G = gan_mnist.load_generator("checkpoints/generator_final.pth")
     assert (G.about["epochs"], G.classes, G.latent_dim) == (2, 10, 8)
     assert G.arguments["g_hidden"] == (16,)
     assert gan_mnist.main([*flags, "--resume", "--epochs", "3"]) == 0  # the same may be repeated
 
 
-def test_resume_takes_the_preset_as_well_and_flags_that_say_what_it_says(folder):
+def test_resume_takes_the_preset_as_well_and_flags_that_say_what_it_says(folder, capsys):
     small = "--preset dcgan_mnist --width 4 --image_size 28 --latent_dim 8 --epochs 1".split()
     assert gan_mnist.main([*small, *OTHER_FLAGS]) == 0
+    capsys.readouterr()
     assert gan_mnist.main(["--resume", "--d_norm", "batch", "--epochs", "2", *OTHER_FLAGS]) == 0
+    stays = re.findall(r"(\w+) is .* but stays", capsys.readouterr().out)
+    assert stays == ["IMAGE_SIZE", "LATENT_DIM", "WIDTH"]  # what was given beside the preset
     config = gan_mnist.load_weights("checkpoints/epoch_0002.pth")["config"]
     assert (config["preset"], config["d_norm"], config["width"]) == ("dcgan_mnist", "batch", 4)
 
@@ -488,6 +494,9 @@ def test_before_the_first_run_the_pretrained_generator_draws_and_says_so(
     assert gan_mnist.main(["generate", "--num_samples", "4"]) == 0
     out = capsys.readouterr().out
     assert "No run in checkpoints yet" in out and f"drawn by\n{pretrained} (" in out
+    assert (
+        gan_mnist.main(["generate", "--num_samples", "4", "--checkpoint_dir", "checkpoints/"]) == 0
+    )
     code, line = fails(capsys, "generate", "--checkpoint_dir", "conditonal")  # mistyped
     assert code == 2 and "no generator in conditonal" in line
 

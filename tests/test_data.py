@@ -157,6 +157,16 @@ def test_training_on_a_flat_folder_goes_without_metrics_and_without_labels(train
         train(epochs=1, dataset="pictures", image_size=8, conditional=True, overwrite=True)
 
 
+def test_fewer_pictures_than_a_grid_holds_are_drawn_beside_as_many(train, folder):
+    for number in range(5):
+        save_picture(folder / f"pictures/{number}.png", (number, 2 * number, 0))
+    train(epochs=1, dataset="pictures", image_size=8, num_samples=16)
+    with Image.open("samples/epoch_0001.png") as grid:
+        assert grid.size == (4 * 10 + 2, 4 * 10 + 2)
+    with Image.open("samples/real_and_generated.png") as both:
+        assert both.size == (2 * (4 * 10 + 2), 2 * 10 + 2 + 12)  # two rows and a caption each
+
+
 def test_image_size_resizes_any_set_as_torchvision_does(digits):
     images, labels, _ = gan_mnist.load_dataset("mnist_5k", "nowhere", image_size=32)
     whole, _, _ = gan_mnist.load_dataset("mnist_5k", "nowhere")
@@ -260,6 +270,14 @@ def test_files_of_mnist_are_found_where_people_put_them(
     images, labels, name = gan_mnist.load_dataset("mnist", tmp_path / "data")
     assert name == "mnist"
     assert torch.equal(images[:, 0], digits[0]) and torch.equal(labels, digits[1].long())
+
+
+@pytest.mark.parametrize("missing", ["images-idx3", "labels-idx1"])
+def test_a_missing_file_of_two_is_not_called_a_damaged_one(tmp_path, digits, missing):
+    raw = write_mnist(tmp_path, *digits)
+    (raw / f"train-{missing}-ubyte").unlink()
+    with pytest.raises(gan_mnist.UserError, match="two files are needed"):
+        gan_mnist.load_dataset("mnist", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])

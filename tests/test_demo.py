@@ -591,6 +591,17 @@ def test_the_grids_are_those_of_the_run_wherever_it_wrote_them_up_to_the_generat
         assert np.abs(difference).mean() < 8  # 16 greys
 
 
+def test_the_pretrained_conditional_page_does_not_replay_the_training_of_another(
+    train, folder, monkeypatch
+):
+    train(epochs=1, out="a")
+    path = folder / "a/checkpoints/pretrained_conditional.pth"
+    save_generator(path, {"epochs": 60}, **SMALL)
+    assert model_of(gan_mnist.demo(path, samples_dir="pages"))["grids"]  # as it would be
+    monkeypatch.setattr(gan_mnist, "PRETRAINED_CONDITIONAL", path)
+    assert model_of(gan_mnist.demo(path, samples_dir="pages"))["grids"] == []
+
+
 def test_of_more_than_60_grids_60_are_in_the_page_with_the_first_and_the_last(tmp_path):
     G = save_generator(tmp_path / "checkpoints/generator_final.pth", **SMALL)
     write_grids(tmp_path, G, epochs=75)

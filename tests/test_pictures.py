@@ -185,3 +185,9 @@ def test_names_of_classes_are_told_kept_and_asked_for(train, folder, capsys):
     capsys.readouterr()
     code, line = fails(capsys, *generate, "--digit", "wasp")
     assert code == 2 and "ant, bee" in line
+
+
+def test_a_class_whose_name_is_a_number_is_asked_for_by_its_name():
+    G = gan_mnist.Generator(g_hidden=(16,), classes=3)
+    G.about["class_names"] = ["1", "2", "3"]
+    assert [gan_mnist.class_number(name, G) for name in ("1", 2, "3")] == [0, 1, 2]
