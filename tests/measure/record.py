@@ -192,7 +192,7 @@ def print_table(runs):
                     cell += f" ± {statistics.stdev(values):.{places}f}"
                 cells.append(cell)
             cells += [str(min(row["classes"] for row in rows)), ", ".join(seeds)]
-            cells.append(", ".join(str(run.get("good")) for run in seeds.values()))
+            cells.append(", ".join(str(run.get("good", "?")) for run in seeds.values()))
             print(f"| {recipe} | {' | '.join(cells)} |")
 
 
