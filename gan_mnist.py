@@ -44,6 +44,7 @@ import math
 import os
 import platform
 import re
+import shlex
 import shutil
 import socket
 import sys
@@ -125,10 +126,10 @@ ZOOM = 0  # how many times grids are enlarged; 0 = to at least 700 pixels, 64 di
 METRICS_EVERY = 2  # epochs from one FD, a distance to real images, to the next, and last; 0 = never
 TENSORBOARD = False  # write losses, FD and grids for TensorBoard, under runs/
 
-DEFAULTS = {  # the constants above are the settings; F is a module
+DEFAULTS = {  # the constants above are the settings
     name.lower(): value
     for name, value in globals().copy().items()
-    if name.isupper() and name != "F"
+    if name.isupper() and isinstance(value, (bool, int, float, str, tuple, list, Path))
 }
 Config = collections.namedtuple("Config", DEFAULTS)
 
@@ -287,7 +288,7 @@ class Generator(nn.Module):
         return {**self.arguments, "about": self.about}
 
     def set_extra_state(self, state):
-        theirs = {name: state.get(name) for name in self.arguments}
+        theirs = {name: state.get(name, value) for name, value in self.arguments.items()}
         if theirs != self.arguments:
             raise UserError(f"the weights are of Generator(**{theirs}): load_generator builds it")
         self.about |= state["about"]  # keeps its own keys, so that files stay equal byte for byte
@@ -434,6 +435,7 @@ class GAN:
         self.D = Discriminator(**{name: settings[name] for name in D_ARGUMENTS}).to(**place)
         self.G_ema = copy.deepcopy(self.G).eval()
         self.G_ema.about = {**data, "seed": config.seed, "epochs": 0, "fd": None}
+        # their learning rates and betas: see set_learning_rates
         self.optimizer_g = torch.optim.Adam(self.G.parameters(), fused=True)
         self.optimizer_d = torch.optim.Adam(self.D.parameters(), fused=True)
         self.columns = grid_columns(config.num_samples, self.G.classes)
@@ -452,7 +454,7 @@ class GAN:
         """
         c = self.config
         for x, y in zip(real.chunk(c.d_steps), labels.chunk(c.d_steps), strict=True):
-            z = torch.randn(c.batch_size, c.latent_dim, device=self.device)
+            z = torch.randn(len(x), c.latent_dim, device=self.device)
             x, y, z = my_part(x, y, z)  # of several processes; one alone has all of them
 
             # D: maximize log D(x) + log(1 - D(G(z))), with real and fake in one pass
@@ -698,9 +700,9 @@ def record_epoch(gan, row, judge):
     checkpoints = Path(config.checkpoint_dir)
     last = gan.epoch == config.epochs
     if gan.epoch == gan.start_epoch + 1:
+        save_settings(gan)
         if config.overwrite:  # not before an epoch has shown that the new run works
             delete_earlier_run(gan)
-        save_settings(gan)
     row |= {"fd": None, "covered": None, "missing": None}
     if judge is not None and (last or gan.epoch % config.metrics_every == 0):
         row |= judge.measure(gan.generator(), stream_seed(config.seed, STREAMS["measurement"]))
@@ -740,8 +742,8 @@ def finish_run(gan, images, judge):
     with only_warn():
         draw_grid(gan, f"epoch_{gan.epoch:04d}.png")  # SAMPLES_DIR may be another one than before
         save_comparison(gan, images)
-        save_curves(gan, images, judge)
         save_gif(samples / "training.gif", epoch_files(samples, ".png", gan.epoch))
+        save_curves(gan, images, judge)
     delete_old_checkpoints(gan)  # if a run was killed before it could do that
     print_end(gan)
 
@@ -819,9 +821,9 @@ def load_generator(path, device="cpu"):
     state = load_weights(path)
     state = state.get("G_ema", state)
     arguments = state.get("_extra_state")
-    if not isinstance(arguments, dict) or not arguments.keys() >= G_ARGUMENTS:
+    if not isinstance(arguments, dict) or "latent_dim" not in arguments:
         raise UserError(f"{path} holds no generator of this script")
-    G = Generator(**{name: arguments[name] for name in G_ARGUMENTS})
+    G = Generator(**{name: arguments[name] for name in G_ARGUMENTS & arguments.keys()})
     try:
         G.load_state_dict(state)
     except RuntimeError as error:  # somebody has changed the class
@@ -933,6 +935,8 @@ def find_earlier_run(config):
             f"{files[0]} is of an earlier run: --resume continues it from its newest checkpoint, "
             "--overwrite replaces it, another SAMPLES_DIR and CHECKPOINT_DIR keep it"
         )
+    elif files and is_first_process():
+        print("The earlier run is replaced when the first epoch of this one is done")
     return None
 
 
@@ -969,16 +973,20 @@ def locked(folder):
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def networks_of(checkpoint, settings):
     """Return the settings of a run that continues: those given, and the networks as they were."""
     path, state = checkpoint
     before = state["config"]
-    fixed = {"image_size", "conditional"} | ((G_ARGUMENTS | D_ARGUMENTS) & before.keys())
+    kept = {"image_size", "conditional"} | ((G_ARGUMENTS | D_ARGUMENTS) & before.keys())
     now = make_config(**{"preset": before["preset"], **settings})._asdict()
-    for name in sorted(fixed):
+    if "preset" not in settings:
+        kept.add("preset")
+        now["preset"] = DEFAULTS["preset"]
+    for name in sorted(kept):
         if now[name] == before[name]:
             continue
         if name in settings:
@@ -988,7 +996,7 @@ def networks_of(checkpoint, settings):
             )
         if is_first_process():  # an edited constant, or a flag that was given before
             print(f"{name.upper()} is {now[name]}, but stays {before[name]} as in {path}")
-    return {name: before[name] for name in {"preset", *fixed}} | settings
+    return {name: before[name] for name in kept} | settings
 
 
 def resume(gan, checkpoint):
@@ -1007,8 +1015,14 @@ def resume(gan, checkpoint):
     gan.history = state["history"]
     if gan.epoch > config.epochs:
         raise UserError(f"EPOCHS is {config.epochs}: {path} has done {gan.epoch}, so raise it")
-    for part in CHECKPOINT_PARTS:
-        getattr(gan, part).load_state_dict(state[part])
+    try:
+        for part in CHECKPOINT_PARTS:
+            getattr(gan, part).load_state_dict(state[part])
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"{path} does not fit this script, in which a network has changed since ({error}): "
+            "undo that, or start again with --overwrite"
+        ) from error
     changes = []
     for name, value in config._asdict().items():
         if name != "resume" and state["config"].get(name) != value:
@@ -1139,7 +1153,7 @@ def print_end(gan):
         took = tqdm.format_interval(time.perf_counter() - gan.start_time)
         print(f"epochs {gan.start_epoch + 1} to {gan.epoch} took {took}")
     print(f"Look at {config.samples_dir}/real_and_generated.png, training.gif, loss_curves.png")
-    flag = f"--checkpoint_dir {config.checkpoint_dir}"
+    flag = f"--checkpoint_dir {shlex.quote(config.checkpoint_dir)}"
     print(f"Next: python gan_mnist.py generate {flag}; likewise demo")
 
 
@@ -1657,8 +1671,9 @@ def smoothing_matrix(size, width):
 def folded(G):
     """Return a copy of G whose last layer has the filter in its weights: it draws the same."""
     G = copy.deepcopy(G)
-    if isinstance(G.layers[-2], SmoothLinear):
-        G.layers[-2] = G.layers[-2].folded()
+    for number, layer in enumerate(G.layers):
+        if isinstance(layer, SmoothLinear):
+            G.layers[number] = layer.folded()
     G.arguments["smooth"] = 0.0
     return G
 
@@ -2054,9 +2069,13 @@ def class_folders(folder):
     root = training_folder(folder)
     if not root.is_dir():
         return []
+    suffixes = Image.registered_extensions()
     visible = [path for path in root.iterdir() if not path.name.startswith(".")]
-    folders = [path for path in visible if path.is_dir() and files_below(path)]
-    has_pictures = any(path.suffix.lower() in Image.registered_extensions() for path in visible)
+    has_pictures = any(path.suffix.lower() in suffixes for path in visible)
+    folders = []
+    for path in visible:
+        if path.is_dir() and any(file.suffix.lower() in suffixes for file in files_below(path)):
+            folders.append(path)
     if has_pictures or not folders:
         return [root]
     return sorted(folders, key=natural_order)
@@ -2586,6 +2605,7 @@ MAX_PAGE_BYTES = 20_000_000
 PAGE_GRIDS = 60  # at most so many grids replay the training
 PAGE_GRID_WIDTH = 320  # pixels, at most
 PAGE_DIGITS = 20  # real ones of each class in the page; the game takes ten of all
+PAGE_FUNCTIONS = (nn.ReLU, nn.LeakyReLU, nn.Tanh, ScaledSigmoid)  # which it can compute
 
 
 def demo(model_path="", samples_dir=SAMPLES_DIR, checkpoint_dir=CHECKPOINT_DIR):
@@ -2695,6 +2715,8 @@ def page_generator(G):
             layers[-1] = fold_norm(*layers[-1], layer)
         elif isinstance(layer, nn.Unflatten):
             side = layer.unflattened_size[-1]
+        elif not isinstance(layer, PAGE_FUNCTIONS):
+            raise UserError(f"the page cannot compute a layer {layer}; generate can draw")
     shapes = []
     numbers = []
     for weight, bias in layers:
@@ -2832,7 +2854,7 @@ def check(name, value):
 
 def convert(value, limits):
     """Return a value in the type that its limits ask for; raise an error if it does not fit."""
-    if limits == PATH:
+    if limits == PATH or isinstance(value, Path):
         return str(os.path.expanduser(os.fspath(value)))
     if limits == SWITCH and isinstance(value, bool):
         return value

@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import json
 import pathlib
 import pydoc
 import re
@@ -328,6 +329,54 @@ def test_a_constant_of_ones_own_among_the_settings_is_in_nobodys_way(folder):
     assert copy.MINE == 3
 
 
+def test_what_is_no_setting_may_stand_above_and_may_be_imported_by_a_short_name(folder):
+    mine = "from torch.optim import SGD\nimport torchvision as T\nOUT = Path('x')\nNONE = None\n"
+    copy = load_copy(folder, [(r"^SEED = ", f"{mine}CRITERION = nn.BCELoss()\nSEED = ")])
+    assert copy.main([*TINY_FLAGS, "--epochs", "1"]) == 0
+    assert copy.main([*TINY_FLAGS, "--epochs", "2", "--resume"]) == 0
+    settings = json.loads((folder / "checkpoints/settings.json").read_text())["settings"]
+    assert settings.keys() == {*gan_mnist.DEFAULTS, "out"}
+
+
+def test_a_generator_with_one_more_layer_draws_the_same_from_its_file(folder):
+    more = "layers.append(nn.Dropout(0.1))\n        layers.append(ENDS[g_end]())"
+    copy = load_copy(folder, [(r"layers\.append\(ENDS\[g_end\]\(\)\)", more)])
+    G, _ = copy.train_gan(**TINY, data_dir="digits", epochs=1, smooth=0.7)
+    loaded = copy.load_generator("checkpoints/generator_final.pth")
+    assert torch.equal(loaded.sample(9, seed=0), G.sample(9, seed=0))
+    drawn = gan_mnist.to_uint8(loaded.sample(9, seed=0))
+    with Image.open("generated_samples/epoch_0001.png") as grid:
+        assert np.array_equal(np.array(grid)[2:30, 32:60], drawn[1, 0].numpy())
+
+
+def test_a_generator_with_one_more_parameter_still_loads_older_files(trained, folder):
+    change = (
+        r"^        width=WIDTH,\n    \):\n        g_hidden",
+        "        width=WIDTH,\n        extra_layers=0,\n    ):\n        g_hidden",
+    )
+    copy = load_copy(folder, [change, (r"^SEED = ", "EXTRA_LAYERS = 0\nSEED = ")])
+    path = "checkpoints/generator_final.pth"
+    older = gan_mnist.load_generator(path)
+    assert torch.equal(copy.load_generator(path).sample(4, seed=0), older.sample(4, seed=0))
+    assert copy.main(["--resume", "--epochs", "3", *OTHER_FLAGS]) == 0
+
+
+def test_a_layer_that_the_page_cannot_compute_is_refused_there_alone(folder):
+    relu = (r"layers\.append\(ACTIVATIONS\[g_activation\]\(\)\)", "layers.append(nn.GELU())")
+    copy = load_copy(folder, [relu])
+    assert copy.main([*TINY_FLAGS, "--epochs", "1"]) == 0
+    assert copy.main(["generate"]) == 0
+    with pytest.raises(copy.UserError, match="GELU"):
+        copy.page_generator(copy.load_generator("checkpoints/generator_final.pth"))
+
+
+def test_a_network_that_was_changed_since_is_named_on_resume(trained, folder, capsys):
+    more = "layers.append(nn.Linear(784, 784))\n        layers.append(ENDS[g_end]())"
+    copy = load_copy(folder, [(r"layers\.append\(ENDS\[g_end\]\(\)\)", more)])
+    assert copy.main(["--resume", "--epochs", "3", *OTHER_FLAGS]) == 2
+    assert "network has changed" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("name", "value"), [("NUM_SAMPLES", 0), ("SEED", "x"), ("SAMPLES_DIR", 5)])
 def test_generate_checks_its_constants_too(folder, capsys, name, value):
     assert edit(folder, **{name: repr(value)}).main(["generate"]) == 2
@@ -366,7 +415,7 @@ def test_resume_takes_the_preset_as_well_and_flags_that_say_what_it_says(folder,
     capsys.readouterr()
     assert gan_mnist.main(["--resume", "--d_norm", "batch", "--epochs", "2", *OTHER_FLAGS]) == 0
     stays = re.findall(r"(\w+) is .* but stays", capsys.readouterr().out)
-    assert stays == ["IMAGE_SIZE", "LATENT_DIM", "WIDTH"]  # what was given beside the preset
+    assert stays == ["IMAGE_SIZE", "LATENT_DIM", "PRESET", "WIDTH"]  # what was a flag
     config = gan_mnist.load_weights("checkpoints/epoch_0002.pth")["config"]
     assert (config["preset"], config["d_norm"], config["width"]) == ("dcgan_mnist", "batch", 4)
 

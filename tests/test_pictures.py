@@ -146,6 +146,14 @@ def test_test_pictures_are_not_trained_on(tmp_path, capsys):
     assert f"{tmp_path / 'train'}" in capsys.readouterr().out
 
 
+def test_a_folder_without_pictures_is_no_class(tmp_path):
+    for name in ("ant", "bee"):
+        save(tmp_path / f"set/{name}/1.png", 10 * len(name))
+    (tmp_path / "set/annotations").mkdir()
+    (tmp_path / "set/annotations/1.txt").write_text("ant")
+    assert [path.name for path in gan_mnist.class_folders(tmp_path / "set")] == ["ant", "bee"]
+
+
 def test_pictures_beside_the_folders_mean_that_there_are_no_classes(tmp_path, folder, capsys):
     for number in range(150):
         save(tmp_path / f"pictures/{number}.png", number)
