@@ -1885,7 +1885,10 @@ def load_torchvision(name, data_dir, train=True):
         part = "t10k"
     paths = idx_files(name, data_dir, part)
     if len(paths) == 1:
-        raise UserError(f"{paths[0]} is there, its images or labels are not: two files are needed")
+        raise UserError(
+            f"{paths[0]} is there, but not the file of its images or labels: add it, or delete the "
+            "folder"
+        )
     if paths:
         images = read_idx(paths[0], dimensions=3)
         labels = read_idx(paths[-1], dimensions=1)
