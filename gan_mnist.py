@@ -1020,8 +1020,8 @@ def resume(gan, checkpoint):
             getattr(gan, part).load_state_dict(state[part])
     except (RuntimeError, ValueError) as error:
         raise UserError(
-            f"{path} does not fit this script, in which a network has changed since ({error}): "
-            "undo that, or start again with --overwrite"
+            f"{path} does not fit this script, in which a network has changed since: undo that, or "
+            "start again with --overwrite"
         ) from error
     changes = []
     for name, value in config._asdict().items():

@@ -374,7 +374,8 @@ def test_a_network_that_was_changed_since_is_named_on_resume(trained, folder, ca
     more = "layers.append(nn.Linear(784, 784))\n        layers.append(ENDS[g_end]())"
     copy = load_copy(folder, [(r"layers\.append\(ENDS\[g_end\]\(\)\)", more)])
     assert copy.main(["--resume", "--epochs", "3", *OTHER_FLAGS]) == 2
-    assert "network has changed" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "network has changed" in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize(("name", "value"), [("NUM_SAMPLES", 0), ("SEED", "x"), ("SAMPLES_DIR", 5)])
